@@ -1,0 +1,1 @@
+"""Networks to integer layers, columns, schedules and program images."""

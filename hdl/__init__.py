@@ -1,0 +1,1 @@
+"""Amaranth circuits: everything that becomes Verilog."""

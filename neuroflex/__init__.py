@@ -1,0 +1,1 @@
+"""NeuroFlex: trained networks to verified sparse ANN-SNN accelerators."""

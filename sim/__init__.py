@@ -1,0 +1,1 @@
+"""Golden model: integer numerics and cycle-exact models. Never imports Amaranth."""

@@ -1,0 +1,1 @@
+"""Testbenches: each circuit of `hdl` against its model of `sim`, every cycle."""
