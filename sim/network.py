@@ -1,0 +1,183 @@
+"""Golden model of a whole integer network: values only, no time. Bit-exact and vectorised over images and positions."""
+
+__all__ = ["LayerTrace", "Trace", "accumulate", "classify", "evaluate", "gather", "pool", "quantise"]
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from neuroflex.sim.numerics import pascif, qcfs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerTrace:
+    """What one layer did on a batch of images.
+
+    Attributes
+    ----------
+    output : uint8 array (B, C, H, W)
+        The layer's tensor, after its pool.
+    rows : int
+        Rows of A per image: positions of the grid before the pool.
+    matches : int64 array (N,)
+        Pairs of a nonzero activation and a nonzero weight, per column, summed over the batch.
+    level_sum : int64 array (N,)
+        Sum over those pairs of the activation's level.
+    density : float
+        Share of nonzero activations in A (padding counts as zero).
+    weight_density : float
+        Share of nonzero weights.
+    """
+
+    output: np.ndarray
+    rows: int
+    matches: np.ndarray
+    level_sum: np.ndarray
+    density: float
+    weight_density: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """Evaluation of a network: ``input`` (B, C, H, W) as the accelerator reads it, and a `LayerTrace` per layer name."""
+
+    input: np.ndarray
+    layers: dict
+
+    @property
+    def output(self):
+        """Levels of the last layer, uint8 (B, C, H, W)."""
+        return list(self.layers.values())[-1].output
+
+    def tensor(self, name):
+        """A tensor by name: ``"input"`` or a layer's."""
+        return self.input if name == "input" else self.layers[name].output
+
+
+def quantise(spec, images):
+    """Raw images to the input tensor.
+
+    Parameters
+    ----------
+    spec : neuroflex.compiler.network.InputSpec
+    images : array (B, C, H, W), or (B, H, W) or (B, C) where the missing sizes are 1
+        Raw pixel values.
+
+    Returns
+    -------
+    uint8 array (B, C', H', W')
+        Levels ``clip(floor(x·L/full_scale + 1/2), 0, L)``, windows gathered where the input is packed.
+    """
+    images = np.asarray(images)
+    if images.size != len(images) * np.prod(spec.image_shape):
+        raise ValueError(f"images of shape {images.shape[1:]} do not fit an input of shape {spec.image_shape}")
+    images = images.reshape(-1, *spec.image_shape).astype(np.float64)
+    levels = np.clip(np.floor(images * spec.levels / spec.full_scale + 0.5), 0, spec.levels).astype(np.uint8)
+    if spec.pack is None:
+        return levels
+    return gather(levels, spec.pack).transpose(0, 3, 1, 2).copy()
+
+
+def gather(tensor, window, repeat=1):
+    """The rows of A that a window reads from a tensor (im2col).
+
+    Parameters
+    ----------
+    tensor : array (B, C, H, W)
+    window : neuroflex.compiler.network.Window
+    repeat : int
+        Times each 1×1 window is repeated.
+
+    Returns
+    -------
+    array (B, OH, OW, K)
+        K runs over (kernel row, kernel column, channel), or (repeat, channel); zero outside the grid.
+    """
+    p = window.padding
+    padded = np.pad(tensor, ((0, 0), (0, 0), (p, p), (p, p)))
+    views = np.lib.stride_tricks.sliding_window_view(padded, (window.kernel_h, window.kernel_w), axis=(2, 3))
+    views = views[:, :, ::window.stride, ::window.stride].transpose(0, 2, 3, 4, 5, 1)
+    rows = views.reshape(*views.shape[:3], -1)
+    return np.tile(rows, (1, 1, 1, repeat)) if repeat > 1 else rows
+
+
+def accumulate(rows, weights):
+    """``rows @ weights`` exactly, int64.
+
+    Computed in float64 by the BLAS: every partial sum is an integer below 127·128·K, far below 2**53, so no rounding can
+    happen in any order of summation.
+    """
+    if rows.shape[-1] * 127 * 128 >= 1 << 53:
+        raise ValueError(f"K = {rows.shape[-1]} is too long for an exact float64 product")
+    flat = rows.reshape(-1, rows.shape[-1]).astype(np.float64) @ weights.astype(np.float64)
+    return flat.astype(np.int64).reshape(*rows.shape[:-1], weights.shape[1])
+
+
+def pool(values, height, width):
+    """Maximum over non-overlapping windows of (B, H, W, N); incomplete windows at the far edges are dropped."""
+    if (height, width) == (1, 1):
+        return values
+    rows, columns = values.shape[1] // height, values.shape[2] // width
+    values = values[:, :rows * height, :columns * width]
+    return values.reshape(len(values), rows, height, columns, width, -1).max(axis=(2, 4))
+
+
+def _activate(layer, z, rows, input_levels, snn):
+    """Levels (…, N) of the accumulators ``z``; columns where ``snn`` is true go through spikes and PASC-IF neurons."""
+    y = qcfs(z, layer.bias, layer.theta, layer.levels)
+    if not snn.any():
+        return y
+    weights = layer.weights[:, snn].astype(np.int64)
+    # Thermometer code: step t carries a spike where the level exceeds t.
+    drive = np.stack([accumulate(rows > t, weights) for t in range(input_levels)])
+    y[..., snn] = pascif(drive, layer.bias[snn], layer.theta[snn], layer.levels[snn])
+    return y
+
+
+def evaluate(network, images, *, snn_columns=None, quantised=False):
+    """Run a network on a batch of images.
+
+    Parameters
+    ----------
+    network : neuroflex.compiler.network.Network
+    images : array (B, C, H, W)
+        Raw pixel values, or, with ``quantised``, levels as the accelerator reads them.
+    snn_columns : dict of layer name → bool array (N,), optional
+        Columns computed in SNN mode. The result does not depend on it: that is the theorem the hardware stands on.
+    quantised : bool
+        ``images`` is already the input tensor.
+
+    Returns
+    -------
+    Trace
+    """
+    tensor = np.asarray(images, dtype=np.uint8) if quantised else quantise(network.input, images)
+    if tensor.shape[1:] != network.shape("input"):
+        raise ValueError(f"the input tensor has shape {tensor.shape[1:]}, the network wants {network.shape('input')}")
+    snn_columns = snn_columns or {}
+    unknown = set(snn_columns) - {layer.name for layer in network.layers}
+    if unknown:
+        raise ValueError(f"snn_columns names no layer of network {network.name!r}: {sorted(unknown)}")
+    trace = Trace(input=tensor, layers={})
+    for layer in network.layers:
+        rows = np.concatenate([gather(trace.tensor(s.tensor), s, s.repeat) for s in layer.sources], axis=-1)
+        z = accumulate(rows, layer.weights)
+        snn = np.asarray(snn_columns.get(layer.name, np.zeros(layer.columns, bool)), dtype=bool)
+        y = _activate(layer, z, rows, int(network.input_levels(layer).max()), snn)
+        flat = rows.reshape(-1, rows.shape[-1])
+        held = (layer.weights != 0).astype(np.int64)
+        nonzeros = np.count_nonzero(flat, axis=0).astype(np.int64)
+        trace.layers[layer.name] = LayerTrace(
+            output=pool(y, layer.pool_h, layer.pool_w).transpose(0, 3, 1, 2).astype(np.uint8),
+            rows=rows.shape[1] * rows.shape[2],
+            matches=nonzeros @ held,
+            level_sum=flat.sum(axis=0, dtype=np.int64) @ held,
+            density=float(nonzeros.sum() / flat.size),
+            weight_density=float(held.mean()))
+    return trace
+
+
+def classify(network, images, **options):
+    """Class of each image, int64 (B,): the column with the highest level, the lowest-numbered of equals."""
+    output = evaluate(network, images, **options).output
+    return output.reshape(len(output), -1).argmax(axis=1)
