@@ -86,15 +86,21 @@ class PascIF(wiring.Component):
         reduced = signed(signed_bits(-(1 << self._acc_bits) - (1 << self._theta_bits), (1 << self._acc_bits) - 1))
         count = signed(signed_bits(-(most - 1), 2 * most - 1))
         level = range(most + 1)
-        accept, handover = Signal(), Signal()
+        accept = Signal()
+        handover = Signal()
 
         # Stage 1. Each lane is a time step of the coming cycle: its arrival, the arrival less theta (so that a step is one
         # adder and a choice), and whether the step exists. An arrival beyond T1 is 0 and cannot fire.
-        integrate_valid, integrate_left = Signal(), Signal(level)
-        integrate_mem, integrate_count = Signal(membrane), Signal(count)
-        integrate_theta, integrate_t1, integrate_t2 = Signal(self._theta_bits), Signal(level), Signal(level)
+        integrate_valid = Signal()
+        integrate_left = Signal(level)
+        integrate_mem = Signal(membrane)
+        integrate_count = Signal(count)
+        integrate_theta = Signal(self._theta_bits)
+        integrate_t1 = Signal(level)
+        integrate_t2 = Signal(level)
         integrate_tag = Signal(self._tag_bits)
-        pseudo, pseudo_less_theta = Signal(arrival), Signal(reduced)
+        pseudo = Signal(arrival)
+        pseudo_less_theta = Signal(reduced)
         pending = [Signal(signed(self._acc_bits), name=f"correction_{t}") for t in range(steps, most)]
         lanes = [(Signal(name=f"lane{i}_active"), Signal(arrival, name=f"lane{i}_arrival"),
                   Signal(reduced, name=f"lane{i}_less_theta")) for i in range(steps)]
@@ -108,7 +114,8 @@ class PascIF(wiring.Component):
             m.d.comb += [mem_next.eq(Mux(fire, spent, kept)), fired_next.eq(fired + fire)]
             mem, fired = mem_next, fired_next
 
-        integrate_last, inhibit_free = Signal(), Signal()
+        integrate_last = Signal()
+        inhibit_free = Signal()
         m.d.comb += [integrate_last.eq(integrate_left <= steps),
                      handover.eq(integrate_valid & integrate_last & inhibit_free),
                      self.i.ready.eq(~integrate_valid | handover),
@@ -137,9 +144,13 @@ class PascIF(wiring.Component):
             m.d.sync += [register.eq(job.corrections[t - 1]) for t, register in enumerate(pending, steps)]
 
         # Stage 2. A step adds or subtracts theta by the membrane's sign, and keeps that if it helped.
-        inhibit_valid, inhibit_left, inhibit_last = Signal(), Signal(level), Signal()
-        inhibit_mem, inhibit_count = Signal(membrane), Signal(count)
-        inhibit_theta, inhibit_t2 = Signal(self._theta_bits), Signal(level)
+        inhibit_valid = Signal()
+        inhibit_left = Signal(level)
+        inhibit_last = Signal()
+        inhibit_mem = Signal(membrane)
+        inhibit_count = Signal(count)
+        inhibit_theta = Signal(self._theta_bits)
+        inhibit_t2 = Signal(level)
         inhibit_tag = Signal(self._tag_bits)
         minus_theta = Signal(signed(self._theta_bits + 1))
         m.d.comb += [inhibit_last.eq(inhibit_valid & (inhibit_left <= steps)),
@@ -166,7 +177,9 @@ class PascIF(wiring.Component):
                          inhibit_tag.eq(integrate_tag)]
 
         # Stage 3: the number of spikes that T2 steps emit.
-        done, done_count, done_t2 = Signal(), Signal(count), Signal(level)
+        done = Signal()
+        done_count = Signal(count)
+        done_t2 = Signal(level)
         done_tag = Signal(self._tag_bits)
         m.d.sync += [done.eq(inhibit_last), self.o.valid.eq(done)]
         with m.If(inhibit_last):

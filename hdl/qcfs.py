@@ -70,31 +70,40 @@ class QCFS(wiring.Component):
         bits, width = self._level_bits, self.dividend_bits
         accept = Signal()
         top = Signal(range(max(bits, 2)))  # index of the top bit of levels: comparisons - 1
-        wait = Signal.like(top)            # cycles until the next job may come
+        gap = Signal.like(top)             # cycles until the next job may come
 
         # A job that is accepted never waits inside: the gap to the next one is made here, at the door.
         for i in range(bits):
             with m.If(job.levels[i]):
                 m.d.comb += top.eq(i)
-        m.d.comb += [self.i.ready.eq(wait == 0), accept.eq(self.i.valid & self.i.ready)]
+        m.d.comb += [self.i.ready.eq(gap == 0), accept.eq(self.i.valid & self.i.ready)]
         with m.If(accept):
-            m.d.sync += wait.eq(top)
-        with m.Elif(wait != 0):
-            m.d.sync += wait.eq(wait - 1)
+            m.d.sync += gap.eq(top)
+        with m.Elif(gap != 0):
+            m.d.sync += gap.eq(gap - 1)
 
         # First cycle: sum and bias. Second: half a threshold, and theta aligned with the top bit.
-        sum_valid, sum_value = Signal(), Signal(signed(width))
-        sum_theta, sum_top = Signal(self._theta_bits), Signal.like(top)
-        sum_levels, sum_tag = Signal(bits), Signal(self._tag_bits)
+        sum_valid = Signal()
+        sum_value = Signal(signed(width))
+        sum_theta = Signal(self._theta_bits)
+        sum_top = Signal.like(top)
+        sum_levels = Signal(bits)
+        sum_tag = Signal(self._tag_bits)
         m.d.sync += sum_valid.eq(accept)
         with m.If(accept):
             m.d.sync += [sum_value.eq(job.z + job.bias), sum_theta.eq(job.theta), sum_top.eq(top),
                          sum_levels.eq(job.levels), sum_tag.eq(job.tag)]
 
-        divide, left = Signal(), Signal.like(top)
-        dividend, divisor = Signal(signed(width)), Signal(self._theta_bits + bits - 1)
-        quotient, divide_levels, divide_tag = Signal(bits), Signal(bits), Signal(self._tag_bits)
-        rest, digit, last = Signal(signed(width)), Signal(), Signal()
+        divide = Signal()
+        left = Signal.like(top)
+        dividend = Signal(signed(width))
+        divisor = Signal(self._theta_bits + bits - 1)
+        quotient = Signal(bits)
+        divide_levels = Signal(bits)
+        divide_tag = Signal(self._tag_bits)
+        rest = Signal(signed(width))
+        digit = Signal()
+        last = Signal()
         m.d.comb += [rest.eq(dividend - divisor), digit.eq(rest >= 0), last.eq(divide & (left == 0))]
         with m.If(divide):
             m.d.sync += [dividend.eq(Mux(digit, rest, dividend)), divisor.eq(divisor >> 1),
@@ -106,8 +115,10 @@ class QCFS(wiring.Component):
                          divisor.eq(sum_theta << sum_top), quotient.eq(0), divide_levels.eq(sum_levels),
                          divide_tag.eq(sum_tag)]
 
-        done, raw = Signal(), Signal(bits)
-        done_levels, done_tag = Signal(bits), Signal(self._tag_bits)
+        done = Signal()
+        raw = Signal(bits)
+        done_levels = Signal(bits)
+        done_tag = Signal(self._tag_bits)
         m.d.sync += done.eq(last)
         with m.If(last):
             m.d.sync += [raw.eq(Cat(digit, quotient)), done_levels.eq(divide_levels), done_tag.eq(divide_tag)]

@@ -21,7 +21,8 @@ def signed_bits(low, high):
     """Bits of the narrowest two's complement number that holds ``low ... high``."""
     if low > high:
         raise ValueError(f"empty range: low {low} is above high {high}")
-    return max((-low - 1 if low < 0 else low).bit_length(), (-high - 1 if high < 0 else high).bit_length()) + 1
+    low, high = int(low), int(high)
+    return max((value if value >= 0 else -value - 1).bit_length() for value in (low, high)) + 1
 
 
 def signed_range(bits):
