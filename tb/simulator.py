@@ -1,0 +1,256 @@
+"""Verilated designs as libraries: built once, cached, run in blocks of cycles.
+
+The design's inputs are bits of one input vector ``stim_vector`` and its outputs are
+bits of one output vector ``trace_vector``. A small C++ shim applies one stimulus per
+cycle and stores one trace per cycle, so Python acts once per block.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from neuroflex.eda import ToolError, Verilator
+
+__all__ = ["Simulation", "build_folder", "build_library", "cached"]
+
+TOP = "bench"
+
+_SHIM = """\
+#include "Vbench.h"
+#include "verilated.h"
+#if VM_TRACE
+#include "verilated_vcd_c.h"
+#endif
+#include <cstdint>
+#include <cstring>
+
+static char failure[1024];
+void vl_stop(const char*, int, const char*) VL_MT_UNSAFE {
+    if (!failure[0]) strcpy(failure, "an assertion in the design failed");
+}
+void vl_fatal(const char*, int, const char*, const char* message) VL_MT_UNSAFE {
+    if (!failure[0]) { strncpy(failure, message, sizeof failure - 1); }
+}
+
+struct Simulation {
+    VerilatedContext context;
+    Vbench top{&context};
+    int64_t cycle = 0;
+#if VM_TRACE
+    VerilatedVcdC vcd;
+#endif
+    void dump(int half) {
+#if VM_TRACE
+        if (vcd.isOpen()) vcd.dump(uint64_t(2 * cycle + half));
+#endif
+    }
+    void step() {
+        top.clk = 0; top.eval(); dump(0);
+        top.clk = 1; top.eval(); dump(1);
+        cycle++;
+    }
+};
+
+#pragma GCC visibility push(default)
+extern "C" {
+void* simulation_new() {
+    auto* s = new Simulation;
+    failure[0] = 0;
+#if VM_TRACE
+    s->context.traceEverOn(true);
+    s->top.trace(&s->vcd, 99);
+#endif
+    memset(&s->top.stim_vector, 0, sizeof s->top.stim_vector);
+    s->top.rst = 1;
+    s->cycle = -2;
+    s->step(); s->step();
+    s->top.rst = 0;
+    return s;
+}
+void simulation_delete(void* p) {
+    auto* s = static_cast<Simulation*>(p);
+#if VM_TRACE
+    s->vcd.close();
+#endif
+    s->top.final();
+    delete s;
+}
+const char* simulation_failure() { return failure; }
+void simulation_waves(void* p, const char* path) {
+#if VM_TRACE
+    static_cast<Simulation*>(p)->vcd.open(path);
+#endif
+}
+int64_t simulation_run(void* p, int64_t cycles, const char* stim, char* trace) {
+    auto* s = static_cast<Simulation*>(p);
+    for (int64_t i = 0; i < cycles; i++) {
+        memcpy(&s->top.stim_vector, stim + i * sizeof s->top.stim_vector, sizeof s->top.stim_vector);
+        s->step();
+        memcpy(trace + i * sizeof s->top.trace_vector, &s->top.trace_vector, sizeof s->top.trace_vector);
+        if (failure[0]) return i;
+    }
+    return cycles;
+}
+}
+#pragma GCC visibility pop
+"""
+
+# VerilatedContext's thread pool wants pthread; -fno-gnu-unique keeps several
+# designs in one process apart.
+_COMPILE = ("-O1", "-std=gnu++17", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-w", "-pthread",
+            "-DVL_USER_STOP", "-DVL_USER_FATAL", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0",
+            "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0")
+_VERILATE = ("--cc", "-O3", "--no-timing", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module", TOP, "--prefix", "Vbench")
+
+
+def build_folder():
+    """Folder of everything that can be built again: ``build`` where the command was started."""
+    return Path.cwd() / "build"
+
+
+def cached(name, key, make):
+    """Folder ``build/bench/<name>-<hash of key>``, made by ``make(folder)`` if it is not there.
+
+    Safe with several processes: one builds, the others wait, and a folder
+    appears under its name only when it is complete.
+    """
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+    folder = build_folder() / "bench" / f"{name}-{digest}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                work = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
+                try:
+                    make(work)
+                    os.rename(work, folder)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def build_library(name, verilog, *, waves=False):
+    """Compile a design with ports ``clk``, ``rst``, ``stim_vector``, ``trace_vector`` and top module ``bench``.
+
+    Parameters
+    ----------
+    name : str
+        What to call the folder.
+    verilog : str
+        The text. Both vectors must have more than 64 bits.
+    waves : bool
+        Whether the library can write a VCD (slower to build and to run).
+
+    Returns
+    -------
+    Path
+        The shared library.
+    """
+    tool = Verilator.find()
+    flags = (*_COMPILE, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}",
+             f"-I{tool.root / 'include'}", f"-I{tool.root / 'include' / 'vltstd'}")
+    verilate = (*_VERILATE, *(("--trace-vcd",) if waves else ()))
+    runtime = cached("runtime-waves" if waves else "runtime", (tool.version, flags),
+                     lambda folder: _compile_runtime(folder, tool, flags, waves))
+
+    def make(folder):
+        (folder / "design.v").write_text(verilog)
+        done = tool.run(*verilate, "--Mdir", ".", "design.v", cwd=folder)
+        if done.returncode:
+            raise ToolError(f"Verilator refused {name}; it printed last:\n{done.stdout[-2000:]}")
+        sources = sorted(path.name for path in folder.glob("V*.cpp"))
+        (folder / "all.cpp").write_text("".join(f'#include "{path}"\n' for path in sources) + _SHIM)
+        _gxx(*flags, "-shared", "all.cpp", *sorted(runtime.glob("*.o")), "-o", "design.so", cwd=folder)
+        for path in folder.glob("V*"):
+            path.unlink()
+
+    return cached(name, (verilog, _SHIM, tool.version, verilate, flags), make) / "design.so"
+
+
+def _compile_runtime(folder, tool, flags, waves):
+    for part in ("verilated", "verilated_threads", *(("verilated_vcd_c",) if waves else ())):
+        _gxx(*flags, "-c", tool.root / "include" / f"{part}.cpp", "-o", f"{part}.o", cwd=folder)
+
+
+def _gxx(*arguments, cwd):
+    done = subprocess.run(["g++", *map(str, arguments)], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise ToolError("g++ failed; it printed:\n" + done.stdout[:2000])
+
+
+class Simulation:
+    """One run of a library made by `build_library`, from reset on.
+
+    Parameters
+    ----------
+    library : Path
+        The shared library.
+    stim_words, trace_words : int
+        Lengths of the two vectors in 64-bit words.
+    """
+
+    def __init__(self, library, stim_words, trace_words):
+        self._state = None
+        self._library = lib = ctypes.CDLL(str(library))
+        lib.simulation_new.restype = ctypes.c_void_p
+        lib.simulation_failure.restype = ctypes.c_char_p
+        lib.simulation_run.restype = ctypes.c_int64
+        lib.simulation_run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+        lib.simulation_waves.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        lib.simulation_delete.argtypes = [ctypes.c_void_p]
+        self._words = (stim_words, trace_words)
+        self._state = lib.simulation_new()
+        self.cycle = 0
+
+    def step(self, stim):
+        """Simulate one cycle per row of `stim`.
+
+        Parameters
+        ----------
+        stim : ndarray of uint64, shape (cycles, stim_words)
+
+        Returns
+        -------
+        ndarray of uint64, shape (cycles, trace_words)
+            The outputs of each cycle, settled with that cycle's inputs.
+
+        Raises
+        ------
+        AssertionError
+            If an assertion in the design fails, with the cycle.
+        """
+        stim_words, trace_words = self._words
+        stim = np.ascontiguousarray(stim, np.uint64)
+        if stim.ndim != 2 or stim.shape[1] != stim_words:
+            raise ValueError(f"stim must have the shape (cycles, {stim_words}), not {stim.shape}")
+        trace = np.empty((len(stim), trace_words), np.uint64)
+        done = self._library.simulation_run(self._state, len(stim), stim.ctypes.data, trace.ctypes.data)
+        self.cycle += done
+        if done < len(stim):
+            raise AssertionError(f"cycle {self.cycle}: {self._library.simulation_failure().decode()}")
+        return trace
+
+    def open_waves(self, path):
+        """Write a VCD from the next cycle on; the library must have been built with waves."""
+        self._library.simulation_waves(self._state, str(path).encode())
+
+    def close(self):
+        """End the simulation and close its VCD."""
+        if self._state:
+            self._library.simulation_delete(self._state)
+            self._state = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    __del__ = close
