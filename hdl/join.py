@@ -85,6 +85,8 @@ class JoinFrontEnd(wiring.Component):
         Address of ``mask``.
     arrived : Out(1)
         The bus carries the last beat of a chunk for this PE. Combinational, of use inside the PE only.
+    row_started : Out(1)
+        The bus carries the first beat of a row for this PE. Combinational like ``arrived``.
     slot_free : Out(1)
         A slot is free, or the PE has no columns.
     columns : Out
@@ -122,6 +124,7 @@ class JoinFrontEnd(wiring.Component):
             "level_offset": In(range(config.chunk_bits)),
             "mask_slot": In(range(config.slots)),
             "arrived": Out(1),
+            "row_started": Out(1),
             "slot_free": Out(1),
             "columns": Out(range(config.columns_per_pe + 1)),
             "matching": Out(1),
@@ -179,6 +182,7 @@ class JoinFrontEnd(wiring.Component):
             first.eq(mine & bus.first_beat),
             beat.eq(Mux(bus.first_beat, 0, next_beat)),
             self.arrived.eq(mine & bus.last_beat),
+            self.row_started.eq(first & bus.first_chunk),
             self.slot_free.eq((held != config.slots) | (self.columns == 0)),
             self.busy.eq(held != 0),
         ]

@@ -1,0 +1,150 @@
+"""What the two kinds of processing element have in common: their ports, and the end of a row."""
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from neuroflex.formats import LEVEL_BITS
+from neuroflex.hdl.layouts import broadcast_layout, load_layout, settings_layout
+
+__all__ = ["RowEnd", "pe_ports"]
+
+
+def pe_ports(config):
+    """Ports of a processing element of either core, as a dict of members.
+
+    Members
+    -------
+    bus : In(broadcast_layout)
+    group : In
+        Number of the PE's group; chunks of other groups are ignored.
+    levels_in : In
+        Levels of the layer's inputs (SNN core).
+    load : In(load_layout), load_here : In(1)
+        Load bus, and whether its beat is for this PE.
+    clear : In(1)
+        Pulse before a layer's load: no columns, nothing done, output banks start at 0. Only while idle.
+    y_bank, y_index : In
+        Address of ``y``.
+    y : Out(7)
+        Level of column ``y_index`` in output bank ``y_bank`` of the cycle before; 0 if there is no such column.
+    slot_free, row_free : Out(1)
+        A chunk, a row may be sent; both always 1 without columns.
+    enabled : Out(1)
+        The PE has columns.
+    done : Out
+        Pooled outputs finished since ``clear``, modulo ``2 * row_buffers``.
+    matching : Out(1)
+        A match is issued in this cycle.
+    busy : Out(1)
+        A chunk or a row is held.
+    """
+    return {
+        "bus": In(broadcast_layout(config)),
+        "group": In(range(max(config.max_groups, 2))),
+        "levels_in": In(settings_layout(config)["levels_in"].shape),
+        "load": In(load_layout(config)),
+        "load_here": In(1),
+        "clear": In(1),
+        "y_bank": In(range(config.row_buffers)),
+        "y_index": In(range(config.columns_per_pe)),
+        "y": Out(LEVEL_BITS),
+        "slot_free": Out(1),
+        "row_free": Out(1),
+        "enabled": Out(1),
+        "done": Out(range(2 * config.row_buffers)),
+        "matching": Out(1),
+        "busy": Out(1),
+    }
+
+
+class RowEnd(wiring.Component):
+    """Row buffers of a PE: hands the columns of finished rows to the neuron unit and keeps its outputs.
+
+    Rows use accumulator banks, pooled outputs use output banks, both round robin. **Timing:** the first job of a row
+    is out in the cycle after ``drained``, the next one in the cycle after ``job_taken``; a result of cycle ``v`` is
+    written at its end, and with a row's last one ``row_free``, ``done`` and ``busy`` change in ``v + 1``.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    columns : In
+        Columns of the PE.
+    clear : In(1)
+        See :func:`pe_ports`.
+    row_started : In(1)
+        Pulse: the first beat of a row arrives.
+    drained : In({valid, first_window, last_window})
+        The sums of the next row are complete; first, last row of its pooled output.
+    job_valid : Out(1), job_bank : Out, job_column : Out
+        Accumulator that the neuron unit is to take.
+    job_taken : In(1)
+        Pulse: it was taken. Only while ``job_valid``.
+    result : In({valid, column, y})
+        Levels of the columns, in the order of the jobs.
+    y_bank, y_index, y, row_free, done, busy
+        See :func:`pe_ports`; ``busy`` while a row is held.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({
+            "columns": In(range(config.columns_per_pe + 1)),
+            "clear": In(1),
+            "row_started": In(1),
+            "drained": In(data.StructLayout({"valid": 1, "first_window": 1, "last_window": 1})),
+            "job_valid": Out(1),
+            "job_bank": Out(range(config.row_buffers)),
+            "job_column": Out(range(config.columns_per_pe)),
+            "job_taken": In(1),
+            "result": In(data.StructLayout({"valid": 1, "column": range(config.columns_per_pe), "y": LEVEL_BITS})),
+            **{name: port for name, port in pe_ports(config).items()
+               if name in ("y_bank", "y_index", "y", "row_free", "done", "busy")},
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        held, waiting = Signal(range(config.row_buffers + 1)), Signal(range(config.row_buffers + 1))
+        drain_bank, result_bank, output_bank = (Signal(range(config.row_buffers), name=name)
+                                                for name in ("drain_bank", "result_bank", "output_bank"))
+        job_last, row_done = Signal(), Signal()
+        result = self.result
+
+        m.submodules.windows = windows = Memory(shape=data.StructLayout({"first": 1, "last": 1}), depth=config.row_buffers, init=[])
+        window_write, window = windows.write_port(), windows.read_port(domain="comb")
+        m.d.comb += [
+            window_write.addr.eq(drain_bank), window_write.en.eq(self.drained.valid),
+            window_write.data.first.eq(self.drained.first_window), window_write.data.last.eq(self.drained.last_window),
+            window.addr.eq(result_bank),
+            self.job_valid.eq(waiting != 0),
+            job_last.eq(self.job_taken & (self.job_column == self.columns - 1)),
+            row_done.eq(result.valid & (result.column == self.columns - 1)),
+            self.row_free.eq((held != config.row_buffers) | (self.columns == 0)),
+            self.busy.eq(held != 0),
+        ]
+        m.d.sync += [
+            held.eq(held + self.row_started - row_done),
+            waiting.eq(waiting + self.drained.valid - job_last),
+            drain_bank.eq(drain_bank + self.drained.valid),
+            self.job_bank.eq(self.job_bank + job_last),
+            self.job_column.eq(Mux(job_last, 0, self.job_column + self.job_taken)),
+            result_bank.eq(result_bank + row_done),
+        ]
+
+        m.submodules.outputs = outputs = Memory(shape=LEVEL_BITS, depth=config.row_buffers * config.columns_per_pe, init=[])
+        write, old, read = outputs.write_port(), outputs.read_port(domain="comb"), outputs.read_port(domain="comb")
+        m.d.comb += [
+            old.addr.eq(Cat(result.column, output_bank)), write.addr.eq(old.addr), write.en.eq(result.valid),
+            write.data.eq(Mux(~window.data.first & (old.data > result.y), old.data, result.y)),
+            read.addr.eq(Cat(self.y_index, self.y_bank)),
+        ]
+        m.d.sync += self.y.eq(Mux(self.y_index < self.columns, read.data, 0))
+        with m.If(row_done & window.data.last):
+            m.d.sync += [output_bank.eq(output_bank + 1), self.done.eq(self.done + 1)]
+        with m.If(self.clear):
+            m.d.sync += [drain_bank.eq(0), result_bank.eq(0), output_bank.eq(0), self.job_bank.eq(0), self.done.eq(0)]
+        return m
