@@ -171,8 +171,12 @@ class Bench:
         """
         return Session(self._simulation(), self._stim, self._trace)
 
-    def _simulation(self, waves=False):
-        library = build_library(self.name, self._wrapped(), waves=waves)
+    def simulation(self, extra=""):
+        """A simulation in packed words, with ``extra`` C++ compiled in (see `neuroflex.tb.simulator.build_library`)."""
+        return self._simulation(extra=extra)
+
+    def _simulation(self, waves=False, extra=""):
+        library = build_library(self.name, self._wrapped(), waves=waves, extra=extra)
         return Simulation(library, self._stim.words, self._trace.words)
 
     def _first_difference(self, stim, want, mask):

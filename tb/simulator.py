@@ -136,7 +136,7 @@ def cached(name, key, make):
     return folder
 
 
-def build_library(name, verilog, *, waves=False):
+def build_library(name, verilog, *, waves=False, extra=""):
     """Compile a design with ports ``clk``, ``rst``, ``stim_vector``, ``trace_vector`` and top module ``bench``.
 
     Parameters
@@ -147,6 +147,8 @@ def build_library(name, verilog, *, waves=False):
         The text. Both vectors must have more than 64 bits.
     waves : bool
         Whether the library can write a VCD (slower to build and to run).
+    extra : str
+        C++ to compile behind the shim, for a loop of its own around ``Simulation``.
 
     Returns
     -------
@@ -166,12 +168,12 @@ def build_library(name, verilog, *, waves=False):
         if done.returncode:
             raise ToolError(f"Verilator refused {name}; it printed last:\n{done.stdout[-2000:]}")
         sources = sorted(path.name for path in folder.glob("V*.cpp"))
-        (folder / "all.cpp").write_text("".join(f'#include "{path}"\n' for path in sources) + _SHIM)
+        (folder / "all.cpp").write_text("".join(f'#include "{path}"\n' for path in sources) + _SHIM + extra)
         _gxx(*flags, "-shared", "all.cpp", *sorted(runtime.glob("*.o")), "-o", "design.so", cwd=folder)
         for path in folder.glob("V*"):
             path.unlink()
 
-    return cached(name, (verilog, _SHIM, tool.version, verilate, flags), make) / "design.so"
+    return cached(name, (verilog, _SHIM, extra, tool.version, verilate, flags), make) / "design.so"
 
 
 def _compile_runtime(folder, tool, flags, waves):
@@ -236,6 +238,16 @@ class Simulation:
         if done < len(stim):
             raise AssertionError(f"cycle {self.cycle}: {self._library.simulation_failure().decode()}")
         return trace
+
+    @property
+    def library(self):
+        """The loaded library, for functions compiled with it as ``extra``."""
+        return self._library
+
+    @property
+    def state(self):
+        """Pointer to the library's ``Simulation``."""
+        return ctypes.c_void_p(self._state)
 
     def open_waves(self, path):
         """Write a VCD from the next cycle on; the library must have been built with waves."""
