@@ -32,6 +32,8 @@ def pe_ports(config):
         A chunk, a row may be sent; both always 1 without columns.
     enabled : Out(1)
         The PE has columns.
+    columns : Out
+        How many.
     done : Out
         Pooled outputs finished since ``clear``, modulo ``2 * row_buffers``.
     matching : Out(1)
@@ -52,6 +54,7 @@ def pe_ports(config):
         "slot_free": Out(1),
         "row_free": Out(1),
         "enabled": Out(1),
+        "columns": Out(range(config.columns_per_pe + 1)),
         "done": Out(range(2 * config.row_buffers)),
         "matching": Out(1),
         "busy": Out(1),

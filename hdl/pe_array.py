@@ -27,7 +27,7 @@ class PeArray(wiring.Component):
     slot_free, row_free : Out(max_groups)
         Bit g: every PE of group g has a free slot, row buffer. 1 for groups that do not exist.
     enabled : Out(PEs)
-    done : Out(PEs * bits), y : Out(PEs * 7)
+    columns : Out(PEs * bits), done : Out(PEs * bits), y : Out(PEs * 7)
         One field for each PE, PE 0 lowest.
     matches : Out(PEs)
         The PE issues a match in this cycle.
@@ -45,6 +45,7 @@ class PeArray(wiring.Component):
             "slot_free": Out(config.max_groups),
             "row_free": Out(config.max_groups),
             "enabled": Out(pes),
+            "columns": Out(pes * config.columns_per_pe.bit_length()),
             "done": Out(pes * (2 * config.row_buffers - 1).bit_length()),
             "y": Out(pes * LEVEL_BITS),
             "matches": Out(pes),
@@ -78,7 +79,8 @@ class PeArray(wiring.Component):
             m.d.comb += getattr(self, name).eq(Cat(
                 Cat(getattr(pe, name) | (pe.group != group) for pe in pes).all() for group in range(config.max_groups)))
         m.d.comb += [
-            self.enabled.eq(Cat(pe.enabled for pe in pes)), self.done.eq(Cat(pe.done for pe in pes)),
+            self.enabled.eq(Cat(pe.enabled for pe in pes)), self.columns.eq(Cat(pe.columns for pe in pes)),
+            self.done.eq(Cat(pe.done for pe in pes)),
             self.y.eq(Cat(pe.y for pe in pes)), self.matches.eq(Cat(pe.matching for pe in pes)),
             self.idle.eq(~Cat(pe.busy for pe in pes).any()),
         ]
