@@ -9,7 +9,7 @@ from amaranth.lib import data
 
 from neuroflex.formats import DESCRIPTOR_FIELDS, Core, LoadKind
 
-__all__ = ["broadcast_layout", "chunk_layout", "fetch_layout", "load_layout", "memory_request_layout",
+__all__ = ["broadcast_layout", "burst_layout", "chunk_layout", "fetch_layout", "load_layout", "memory_request_layout",
            "read_data_layout", "read_layout", "response_layout", "settings_layout", "write_layout"]
 
 
@@ -121,6 +121,11 @@ def write_layout(config):
 def memory_request_layout(config):
     """Stream to the memory port: a burst of ``lines`` (1 ... 255) lines from ``address`` on."""
     return data.StructLayout({"address": config.address_bits, "lines": 8, "write": 1})
+
+
+def burst_layout(config):
+    """Stream to the memory arbiter: read ``lines`` (1 ... 255) lines from ``address`` on."""
+    return data.StructLayout({"address": config.address_bits, "lines": 8})
 
 
 def read_data_layout(config):

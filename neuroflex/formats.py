@@ -8,7 +8,7 @@ from enum import IntEnum
 
 import numpy as np
 
-__all__ = ["CHUNK_LINES", "DESCRIPTOR_FIELDS", "DESCRIPTOR_WORDS", "DESCRIPTOR_VERSION", "Core", "Field", "LoadKind", "Opcode",
+__all__ = ["CHUNK_LINES", "DESCRIPTOR_FIELDS", "DESCRIPTOR_WORDS", "DESCRIPTOR_VERSION", "Core", "Field", "LOAD_BURST", "LoadKind", "Opcode",
            "RECORD_MAGIC", "Status", "StallCause", "LEVEL_BITS", "MAX_LEVEL", "column_record_lines", "descriptor_checksum",
            "descriptor_lines", "pack_chunk", "pack_descriptor", "unpack_chunk", "unpack_descriptor"]
 
@@ -171,6 +171,7 @@ def descriptor_lines(config):
 #   value_lines lines: the nonzero weights in the same order, INT8, packed
 # `pe` is the number within the PE's group; all groups get the same record.
 RECORD_MAGIC = 0xA5
+LOAD_BURST = 64       # most lines that the loader asks for at a time
 
 
 def column_record_lines(config):
