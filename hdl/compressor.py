@@ -106,15 +106,17 @@ class RoundWalk(wiring.Component):
         # A position's chunks go on over both cores; the SNN core's first round starts at a multiple of its width.
         last_of_core, to_snn, last_round = Signal(), Signal(), Signal()
         following = Signal(range(config.chunk_bits + 1))
-        ann_width = config.ann_pes >> self.groups_log2
-        snn_width = config.snn_pes >> self.groups_log2
+        ann_width, snn_width = Signal(range(config.ann_pes + 1)), Signal(range(config.snn_pes + 1))
+        below_snn = Signal(range(config.chunk_bits + 1))      # bits of a position below a multiple of snn_width
         m.d.comb += [
+            ann_width.eq(config.ann_pes >> self.groups_log2), snn_width.eq(config.snn_pes >> self.groups_log2),
+            below_snn.eq(snn_width - 1),
             last_of_core.eq(index + 1 >= Mux(core == Core.ANN, self.ann_rounds, self.snn_rounds)),
             to_snn.eq((core == Core.ANN) & last_of_core & (self.snn_rounds != 0)),
             last_round.eq(last_of_core & ~to_snn),
         ]
         with m.If(to_snn):
-            m.d.comb += following.eq((offset + (ann_width + snn_width - 1)[:8]) & ~(snn_width - 1)[:7])
+            m.d.comb += following.eq((offset + ann_width + below_snn) & ~below_snn)
         with m.Else():
             m.d.comb += following.eq(offset + Mux(core == Core.ANN, ann_width, snn_width))
 
