@@ -1,5 +1,5 @@
 """Compaction: nonzero levels of a round to the front, turned to where the line being filled continues."""
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -156,7 +156,7 @@ class Compaction(wiring.Component):
         # Stage 5: turn to the byte where the line continues.
         wide = [front.levels[i] if i < lanes else 0 for i in range(line_bytes)]
         load += [turned.levels[i].eq(level) for i, level in enumerate(_rotate_up(wide, front.fill))]
-        load += [turned.above.eq(Cat(front.fill <= i for i in range(line_bytes))),
+        load += [turned.above.eq(Cat(*(front.fill <= i for i in range(line_bytes - 1)), C(1))),
                  turned.valid.eq(front.tags.valid), turned.closing.eq(front.tags.closing),
                  turned.last_chunk.eq(front.tags.last_chunk), turned.last.eq(front.tags.last),
                  turned.full.eq(front.full), turned.rest.eq(front.rest), turned.mask.eq(front.mask),
