@@ -1,0 +1,257 @@
+"""One bank of the FiberCache: tags, replacement state, victims and data of its sets."""
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from neuroflex.cache_policy import PRIORITY_MAX, age_bits, set_bits, tag_bits
+
+__all__ = ["CacheBank", "Client", "CLIENTS"]
+
+
+class Client(enum.IntEnum, shape=2):
+    """Where an operation comes from, in the order of priority."""
+
+    FILL = 0
+    READ = 1
+    WRITE = 2
+    FETCH = 3
+
+
+CLIENTS = len(Client)
+
+
+def _way_layout(config):
+    return data.StructLayout({"valid": 1, "dirty": 1, "priority": range(PRIORITY_MAX + 1), "age": age_bits(config)})
+
+
+def _candidate_layout(config):
+    """A way in the search for a victim: the smallest ``rank`` goes, its lowest bit being of least weight."""
+    return data.StructLayout({"rank": age_bits(config) + 3, "dirty": 1, "way": range(config.cache_ways)})
+
+
+class CacheBank(wiring.Component):
+    """Grants one operation per cycle, looks it up one cycle later, and lets it take effect one cycle after that.
+
+    Stages of an operation granted in cycle ``i``: row of tags and state read and compared in ``i + 1``; effect in
+    ``i + 2`` (new state row, data memory access, outcome flags); the next victim of the set is found in ``i + 3`` and
+    ``i + 4``. So an operation waits while one of its set is in its first stage, and one that may allocate (fill, write)
+    while one of its set is in any of the first three.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    request, set, tag
+        By client: wants this bank; set and tag of its line.
+    grant
+        By client, same cycle; at most one.
+    replay
+        By client: its operations in the grant and the look-up stage come to nothing.
+    room, write_room
+        The write buffer takes a line of a fill, of a write.
+    fill_skip, fill_demand, consume, through, fill_line, write_line
+        Of the operations in the effect stage, whatever their bank.
+    done, again
+        By client: an operation has taken effect; must be tried again (both 0: no operation in the effect stage).
+    fetch_absent
+        The fetch in the effect stage found nothing.
+    fill_evicts, write_evicts, read_hits
+        A dirty victim goes (its ``victim_tag``, ``victim_set`` and ``line`` are out one cycle later); a read hits
+        (``line`` is out one cycle later).
+    clear, clear_set
+        Invalidate a set; no operation may be under way but those whose outcome is known.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        sets, tags = set_bits(config), tag_bits(config)
+        super().__init__({
+            "request": In(CLIENTS),
+            "set": In(data.ArrayLayout(sets, CLIENTS)),
+            "tag": In(data.ArrayLayout(tags, CLIENTS)),
+            "grant": Out(CLIENTS),
+            "replay": In(CLIENTS),
+            "room": In(1),
+            "write_room": In(1),
+            "fill_skip": In(1),
+            "fill_demand": In(1),
+            "consume": In(1),
+            "through": In(1),
+            "fill_line": In(config.chunk_bits),
+            "write_line": In(config.chunk_bits),
+            "done": Out(CLIENTS),
+            "again": Out(CLIENTS),
+            "fetch_absent": Out(1),
+            "fill_evicts": Out(1),
+            "write_evicts": Out(1),
+            "read_hits": Out(1),
+            "line": Out(config.chunk_bits),
+            "victim_tag": Out(tags),
+            "victim_set": Out(sets),
+            "clear": In(1),
+            "clear_set": In(sets),
+        })
+
+    def elaborate(self, platform):
+        config = self._config
+        ways, sets = config.cache_ways, config.cache_sets
+        way_layout = _way_layout(config)
+        victim_layout = data.StructLayout({"dirty": 1, "way": range(ways)})
+        m = Module()
+
+        m.submodules.tags = tags = Memory(shape=data.ArrayLayout(tag_bits(config), ways), depth=sets, init=[])
+        m.submodules.states = states = Memory(shape=data.ArrayLayout(way_layout, ways), depth=sets, init=[])
+        m.submodules.victims = victims = Memory(shape=victim_layout, depth=sets, init=[])
+        m.submodules.lines = lines = Memory(shape=config.chunk_bits, depth=sets * ways, init=[])
+        tag_read, tag_write = tags.read_port(domain="comb"), tags.write_port(granularity=1)
+        state_read, state_write = states.read_port(domain="comb"), states.write_port()
+        victim_read, victim_write = victims.read_port(domain="comb"), victims.write_port()
+        line_read, line_write = lines.read_port(), lines.write_port()
+
+        # --- grant: operations of a set keep their distance ---------------------------------------
+        busy = [Signal(name=f"busy_{age}") for age in range(1, 4)]
+        busy_set = [Signal(set_bits(config), name=f"busy_set_{age}") for age in range(1, 4)]
+
+        def same_set(client, depth):
+            return Cat(busy[i] & (busy_set[i] == self.set[client]) for i in range(depth)).any()
+
+        taken = 0
+        for client in Client:
+            wait = same_set(client, 3 if client in (Client.FILL, Client.WRITE) else 1)
+            m.d.comb += self.grant[client].eq(self.request[client] & ~taken & ~wait)
+            taken = taken | self.request[client]
+        granted_set, granted_tag = Signal(set_bits(config)), Signal(tag_bits(config))
+        for client in reversed(Client):
+            with m.If(self.request[client]):
+                m.d.comb += [granted_set.eq(self.set[client]), granted_tag.eq(self.tag[client])]
+        m.d.sync += [Cat(busy).eq(Cat(self.grant.any(), *busy)),
+                     Cat(busy_set).eq(Cat(granted_set, *busy_set))]
+
+        # --- look-up -------------------------------------------------------------------------------
+        look = Signal(CLIENTS)
+        look_tag = Signal(tag_bits(config))
+        m.d.sync += [look.eq(self.grant & ~self.replay), look_tag.eq(granted_tag)]
+        m.d.comb += [port.addr.eq(busy_set[0]) for port in (tag_read, state_read, victim_read)]
+
+        act = Signal(CLIENTS)
+        act_tag = Signal(tag_bits(config))
+        row = Signal(data.ArrayLayout(way_layout, ways))
+        row_tags = Signal(data.ArrayLayout(tag_bits(config), ways))
+        matches, victim, victim_dirty = Signal(ways), Signal(ways), Signal()
+        m.d.sync += [act.eq(look & ~self.replay), act_tag.eq(look_tag), row.eq(state_read.data), row_tags.eq(tag_read.data),
+                     victim_dirty.eq(victim_read.data.dirty)]
+        for way in range(ways):
+            m.d.sync += [matches[way].eq(state_read.data[way].valid & (tag_read.data[way] == look_tag)),
+                         victim[way].eq(victim_read.data.way == way)]
+
+        # --- effect --------------------------------------------------------------------------------
+        fill, read, write, fetch = (act[client] for client in Client)
+        hit, store, keep, allocate, evict, drop = (
+            Signal(name=name) for name in ("hit", "store", "keep", "allocate", "evict", "drop"))
+        write_drops = Signal()
+        m.d.comb += [
+            hit.eq(matches.any()),
+            store.eq(fill & ~hit & ~self.fill_skip),
+            keep.eq(write & ~self.through),
+            allocate.eq((store | keep & ~hit) & ~victim_dirty),
+            self.fill_evicts.eq(store & victim_dirty & self.room),
+            self.write_evicts.eq(keep & ~hit & victim_dirty & self.write_room),
+            evict.eq(self.fill_evicts | self.write_evicts),
+            self.read_hits.eq(read & hit),
+            write_drops.eq(write & self.through & self.write_room),
+            drop.eq(read & self.consume | write_drops),
+            self.fetch_absent.eq(fetch & ~hit),
+            self.done[Client.FILL].eq(fill & ~self.fill_evicts),
+            self.done[Client.READ].eq(self.read_hits),
+            self.done[Client.WRITE].eq(write_drops | keep & (hit | ~victim_dirty)),
+            self.done[Client.FETCH].eq(fetch),
+            self.again.eq(act & ~self.done),
+        ]
+
+        oldest = (1 << age_bits(config)) - 1
+        new_row = Signal.like(row)
+        for way in range(ways):
+            old, new = row[way], new_row[way]
+            m.d.comb += new.eq(old)
+            with m.If(allocate):
+                m.d.comb += new.age.eq(old.age + (old.age != oldest))
+                with m.If(victim[way]):
+                    m.d.comb += [new.valid.eq(1), new.dirty.eq(keep), new.age.eq(0),
+                                 new.priority.eq(fill & ~self.fill_demand)]
+            with m.Elif(evict):
+                with m.If(victim[way]):
+                    m.d.comb += [new.valid.eq(0), new.dirty.eq(0)]
+            with m.Elif(matches[way]):
+                with m.If(drop):
+                    m.d.comb += [new.valid.eq(0), new.dirty.eq(0)]
+                with m.Elif(read | fetch | keep):
+                    m.d.comb += [new.age.eq(0), new.dirty.eq(old.dirty | keep)]
+                with m.If(read):
+                    m.d.comb += new.priority.eq(old.priority - (old.priority != 0))
+                with m.If(fetch):
+                    m.d.comb += new.priority.eq(old.priority + (old.priority != PRIORITY_MAX))
+
+        chosen, index = Signal(ways), Signal(range(ways))
+        m.d.comb += chosen.eq(Mux(hit, matches, victim))
+        for bit in range(len(index)):
+            m.d.comb += index[bit].eq(Cat(chosen[way] for way in range(ways) if way >> bit & 1).any())
+        m.d.comb += [
+            state_write.addr.eq(Mux(self.clear, self.clear_set, busy_set[1])),
+            state_write.data.eq(Mux(self.clear, 0, new_row)),
+            state_write.en.eq(act.any() | self.clear),
+            tag_write.addr.eq(busy_set[1]),
+            tag_write.en.eq(Mux(allocate, victim, 0)),
+            line_read.addr.eq(Cat(index, busy_set[1])),
+            line_read.en.eq(self.read_hits | evict),
+            line_write.addr.eq(line_read.addr),
+            line_write.data.eq(Mux(write, self.write_line, self.fill_line)),
+            line_write.en.eq(allocate | keep & hit),
+            self.line.eq(line_read.data),
+            self.victim_set.eq(busy_set[2]),
+        ]
+        for way in range(ways):
+            m.d.comb += tag_write.data[way].eq(act_tag)
+        gone = 0
+        for way in range(ways):
+            gone = gone | Mux(victim[way], row_tags[way], 0)
+        m.d.sync += self.victim_tag.eq(gone)
+
+        # --- the next victim: two half-searches, one cycle each -------------------------------------
+        ranked, ranking = Signal.like(row), Signal()
+        m.d.sync += [ranked.eq(new_row), ranking.eq(act.any())]
+        candidates = []
+        for way in range(ways):
+            candidate = Signal(_candidate_layout(config), name=f"candidate_{way}")
+            state = ranked[way]
+            m.d.comb += [candidate.way.eq(way), candidate.dirty.eq(state.valid & state.dirty),
+                         candidate.rank.eq(Mux(state.valid, Cat(~state.age, state.priority, 1), 0))]
+            candidates.append(candidate)
+        rounds = ways.bit_length() - 1
+
+        def play(players, count, stage):
+            for number in range(count):
+                winners = []
+                for i in range(0, len(players), 2):
+                    winner = Signal.like(players[i], name=f"winner_{stage}_{number}_{i // 2}")
+                    m.d.comb += winner.eq(Mux(players[i + 1].rank < players[i].rank, players[i + 1], players[i]))
+                    winners.append(winner)
+                players = winners
+            return players
+
+        finalists = []
+        for i, winner in enumerate(play(candidates, (rounds + 1) // 2, "early")):
+            finalist = Signal.like(winner, name=f"finalist_{i}")
+            m.d.sync += finalist.eq(winner)
+            finalists.append(finalist)
+        deciding, deciding_set = Signal(), Signal(set_bits(config))
+        m.d.sync += [deciding.eq(ranking), deciding_set.eq(busy_set[2])]
+        (loser,) = play(finalists, rounds // 2, "late")
+        m.d.comb += [
+            victim_write.addr.eq(Mux(self.clear, self.clear_set, deciding_set)),
+            victim_write.data.eq(Mux(self.clear, 0, Cat(loser.dirty, loser.way))),
+            victim_write.en.eq(deciding | self.clear),
+        ]
+        return m
