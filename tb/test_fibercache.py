@@ -1,0 +1,152 @@
+"""FiberCache against its model, and the model against a plain memory.
+
+Test plan
+---------
+* phases of random traffic on every client with back-pressure and gaps on every stream, memories from instant to slow;
+  scattered, sequential, single-set (thrashing) and single-line addresses; consume, through, bursts of 1 to 9 lines;
+  invalidation in mid-life; every output compared in every cycle;
+* coherence: every line read is the one last written or passed on at its address, whatever cache and memory did, by a
+  reference that knows nothing of sets, ways or the write buffer;
+* progress: every read is answered, and within a bound;
+* a stream of hits runs at one line per cycle with READ_LATENCY;
+* smallest cache (2 banks x 2 ways x 4 sets), more ways than banks, the tiny preset;
+* coverage: see ``COVERAGE`` in `cache_traffic`, each point at least 20 times;
+* faults: lost dirty bit, wrong victim, a stale line kept, a priority that does not fall: each is seen.
+"""
+import re
+
+import numpy as np
+import pytest
+
+from neuroflex.cache_policy import READ_LATENCY
+from neuroflex.config import PRESETS, ArchConfig
+from neuroflex.hdl.fibercache import FiberCache
+from neuroflex.sim import fibercache as model
+
+from .bench import Bench, Mismatch
+from .bits import concat
+from .cache_traffic import COVERAGE, INPUTS, OUTPUTS, traffic
+
+SEED = 20253
+SMALLEST = ArchConfig(name="smallest", chunk_bits=32, ann_pes=2, snn_pes=2, laggy_adders=8, cache_banks=2, cache_ways=2,
+                      cache_sets=4, pending_lines=16, write_buffer=2, address_bits=12)
+WIDE = SMALLEST.replace(name="wide", cache_ways=8, cache_sets=4, pending_lines=32, write_buffer=4)
+# fetch read write through consume data request write_request stream invalidate(/10000) latency span stride
+KNOBS = np.array([
+    [300, 500, 300, 100, 200, 700, 700, 700, 300, 4, 12, 64, 1],
+    [100, 900, 100, 50, 100, 950, 900, 900, 900, 0, 8, 64, 1],
+    [400, 600, 600, 100, 50, 900, 900, 200, 0, 2, 30, 12, 8],       # one set, slow writes
+    [200, 700, 500, 300, 100, 600, 500, 500, 0, 2, 60, 3, 1],       # a few lines
+    [900, 300, 300, 0, 50, 300, 900, 500, 700, 0, 40, 200, 1],      # fetches beyond the memory's rate
+    [300, 300, 900, 30, 50, 800, 800, 50, 500, 0, 20, 100, 1],      # writes beyond the memory's rate
+    [0, 1000, 0, 0, 0, 1000, 1000, 1000, 1000, 0, 1, 10, 1],        # hits at full rate
+    [0, 1000, 100, 0, 100, 1000, 1000, 1000, 300, 0, 4, 12, 1],
+    [300, 300, 300, 400, 300, 500, 500, 300, 0, 20, 40, 8, 8],
+], np.int64)
+
+
+def generate(config, cycles, seed):
+    space = 1 << config.address_bits
+    ins, outs, cover, verdict = traffic(model.cache_init(config), cycles, KNOBS, space, seed)
+    first_wrong, answered, longest, left = verdict.tolist()
+    assert first_wrong < 0, f"cycle {first_wrong}: the model returned a wrong line (seed {seed})"
+    print(f"seed {seed}: {answered} reads answered, the longest after {longest} cycles")
+    assert left <= 8 and longest < 4000
+    return ins, outs, cover
+
+
+def require(cover, least):
+    low = [f"{name}: {count}" for name, count in zip(COVERAGE, cover, strict=True) if count < least]
+    assert not low, f"coverage below {least}: {', '.join(low)}"
+
+
+def vectors(config, ins, outs, seed):
+    """Stimulus and expectation of the bench; a token becomes a random line of its own."""
+    rng = np.random.default_rng(seed)
+    words = -(-config.chunk_bits // 64)
+    lines = rng.integers(0, 1 << min(config.chunk_bits, 63), ((1 << config.address_bits) + len(ins), words)).astype(np.uint64)
+
+    def line(tokens):
+        return lines[tokens] if words > 1 else lines[tokens, 0]
+
+    i = dict(zip(INPUTS, ins.T, strict=True))
+    o = dict(zip(OUTPUTS, outs.T, strict=True))
+    a, c = config.address_bits, config.chunk_bits
+    answers = line(o["response_token"] * o["response"])
+    answers[o["response"] == 0] = 0
+    stimulus = {
+        "fetch__valid": i["fetch_valid"], "fetch__payload": concat((i["fetch_address"], a), (i["fetch_lines"], 4)),
+        "read__valid": i["read_valid"], "read__payload": concat((i["read_address"], a), (i["read_consume"], 1)),
+        "write__valid": i["write_valid"],
+        "write__payload": concat((i["write_address"], a), (line(i["write_token"]), c), (i["write_through"], 1)),
+        "read_data__valid": i["data_valid"], "read_data__payload": concat((line(i["data_token"]), c), (i["data_error"], 1)),
+        "read_request__ready": i["request_ready"], "write_request__ready": i["write_request_ready"],
+        "invalidate": i["invalidate"],
+    }
+    expected = {
+        "fetch__ready": o["fetch_ready"], "read__ready": o["read_ready"], "write__ready": o["write_ready"],
+        "read_data__ready": o["data_ready"],
+        "response": concat((o["response"], 1), (answers, c)),
+        "read_request__valid": o["request"],
+        "read_request__payload": concat((o["request_address"], a), (o["request_lines"], 8)),
+        "write_request__valid": o["write_request"],
+        "write_request__payload": concat((o["write_request_address"], a), (line(o["write_request_token"]), c)),
+        **{name: o[name] for name in ("busy", "idle", "hit", "miss", "eviction", "error")},
+    }
+    where = {"read_request__payload": o["request"] == 1,
+             "write_request__payload": o["write_request"] == 1}
+    return stimulus, expected, where
+
+
+def compare(bench, config, cycles, seed, engine="library"):
+    ins, outs, cover = generate(config, cycles, seed)
+    stimulus, expected, where = vectors(config, ins, outs, seed)
+    bench.run(stimulus, expected, where, engine=engine, seed=seed)
+    return cover
+
+
+@pytest.fixture(scope="module")
+def smallest():
+    return Bench(FiberCache(SMALLEST), "fibercache")
+
+
+def test_random_traffic(smallest):
+    cover = sum(compare(smallest, SMALLEST, 150_000, SEED + i) for i in range(2))
+    require(cover, 20)
+
+
+@pytest.mark.parametrize("config", [WIDE, PRESETS["tiny"]], ids=lambda config: config.name)
+def test_other_shapes(config):
+    require(compare(Bench(FiberCache(config), "fibercache"), config, 150_000, SEED), 10)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(4))
+def test_long(smallest, seed):
+    compare(smallest, SMALLEST, 2_000_000, 1000 + seed)
+
+
+def test_hits_run_at_one_line_per_cycle(smallest):
+    """After a first pass over 8 consecutive lines, reads of them are answered every cycle, READ_LATENCY later."""
+    config, lines, cycles = SMALLEST, 8, 200
+    state = model.cache_init(config)
+    ins, outs = np.zeros((cycles, len(INPUTS)), np.int64), np.zeros((cycles, len(OUTPUTS)), np.int64)
+    fields = {name: INPUTS.index(name) for name in INPUTS}
+    accepted = 0
+    for now in range(cycles):
+        outs[now, :4] = (model.fetch_ready(state), model.read_ready(state), model.write_ready(state), model.data_ready(state))
+        outs[now, 4:7], outs[now, 7:10] = model.response(state), model.read_request(state)
+        outs[now, 10:13] = model.write_request(state)
+        outs[now, 13:] = (model.is_busy(state), model.is_idle(state), *model.pulses(state))
+        if now < 60:        # write the lines, then read them round and round
+            ins[now, fields["write_valid"]] = now < lines + 5 and accepted < lines
+            ins[now, fields["write_address"]] = ins[now, fields["write_token"]] = accepted
+            accepted += ins[now, fields["write_valid"]] and outs[now, OUTPUTS.index("write_ready")]
+        else:
+            ins[now, fields["read_valid"]], ins[now, fields["read_address"]] = 1, now % lines
+        model.cache_step(state, *ins[now].tolist())
+    assert accepted == lines
+    response = outs[:, OUTPUTS.index("response")]
+    assert not response[:60 + READ_LATENCY].any() and response[60 + READ_LATENCY:].all()
+    assert outs[60:, OUTPUTS.index("read_ready")].all() and not outs[:, OUTPUTS.index("miss")].any()
+    smallest.run(*vectors(config, ins, outs, SEED), seed=SEED)
