@@ -1,0 +1,181 @@
+"""Processing element of the SNN core: join, speculate, correct, PASC-IF. No multiplier."""
+from amaranth import Cat, Const, Module, Signal, signed
+from amaranth.lib import data, memory, wiring
+
+from neuroflex.formats import LoadKind
+from neuroflex.hdl.join import JoinFrontEnd
+from neuroflex.hdl.laggy import GroupPrefix, LaggyPrefix
+from neuroflex.hdl.pascif import PascIF
+from neuroflex.hdl.pe import RowEnd, pe_ports
+from neuroflex.hdl.speculation import Speculation
+from neuroflex.hdl.spikegen import SpikeGenerator
+from neuroflex.hdl.sums import ColumnSums
+
+__all__ = ["SnnPe"]
+
+
+class SnnPe(wiring.Component):
+    """Adds every matching weight to a pseudo accumulator as if the input fired in every step, and corrects that later.
+
+    A match of cycle ``M`` enters the speculation FIFO in ``M + 3`` and its weight the pseudo accumulator in ``M + 5``. It leaves
+    in ``u`` when the laggy prefix sum has counted the chunk; its level is read in ``u + 2``, becomes a spike
+    word, and in ``u + 3`` its weight is added to the corrections of the steps without a spike. A chunk's slot is
+    free from ``f + 2`` on and the row that it ends gives its first column to the neuron in ``f + 4``; ``f`` is the cycle in which its
+    end leaves the FIFO, see :class:`~neuroflex.hdl.speculation.Speculation` and ``docs/pe_snn.md``.
+
+    With ``levels_in`` of 1 every match is all ones: the laggy unit, the FIFO and the corrections then stand still, and a
+    chunk is scanned without waiting for them.
+
+    Sources: TPPE of LoAS (Yin et al., MICRO 2024), PASC-IF neuron of PASCAL (Ramesh and Srinivasan, 2025).
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    See :func:`~neuroflex.hdl.pe.pe_ports`.
+    """
+
+    PUSH_DELAY = 8      # from the laggy unit's acceptance of a chunk to its first match in the FIFO, at least
+    DRAIN_DELAY = 2     # from the end of a chunk to `drained`: its last correction is in the sums when the job comes
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__(pe_ports(config))
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.join = join = JoinFrontEnd(config)
+        m.submodules.row_end = row_end = RowEnd(config)
+        m.d.comb += [
+            *(getattr(join, name).eq(getattr(self, name)) for name in ("bus", "group", "load", "load_here", "clear")),
+            row_end.columns.eq(join.columns), row_end.clear.eq(self.clear), row_end.row_started.eq(join.row_started),
+            row_end.y_bank.eq(self.y_bank), row_end.y_index.eq(self.y_index),
+            self.y.eq(row_end.y), self.done.eq(row_end.done), self.row_free.eq(row_end.row_free),
+            self.slot_free.eq(join.slot_free), self.matching.eq(join.matching), self.enabled.eq(join.columns != 0),
+            self.busy.eq(join.busy | row_end.busy),
+        ]
+        single = Signal()   # inputs have one level: nothing to correct
+        m.d.comb += single.eq(Const(1) if config.snn_levels == 1 else self.levels_in <= 1)
+
+        laggy = self._prefix(m, join, single)
+        speculation = self._speculate(m, join, laggy, single)
+        self._chunk_ends(m, join, speculation, row_end)
+        corrections = self._correct(m, join, laggy, speculation, row_end)
+        self._neuron(m, join, row_end, corrections)
+        return m
+
+    def _prefix(self, m, join, single):
+        """Laggy prefix sum: takes the chunks in order; a chunk may be scanned once it is taken."""
+        config = self._config
+        m.submodules.laggy = laggy = LaggyPrefix(chunk_bits=config.chunk_bits, adders=config.laggy_adders, slots=config.slots)
+        arrived, taken, slot = Signal(range(config.slots + 1)), Signal(), Signal(range(config.slots))
+        m.d.comb += [
+            taken.eq((arrived != 0) & (single | laggy.job.ready)), join.open.eq(taken),
+            laggy.job.valid.eq((arrived != 0) & ~single), laggy.job.payload.slot.eq(slot),
+            join.mask_slot.eq(laggy.mask_slot), laggy.mask.eq(join.mask),
+        ]
+        m.d.sync += [arrived.eq(arrived + join.arrived - taken), slot.eq(slot + taken)]
+        return laggy
+
+    def _speculate(self, m, join, laggy, single):
+        """Matches, counted within their group on the way, wait for the sum before it."""
+        config = self._config
+        m.submodules.group_prefix = group = GroupPrefix(chunk_bits=config.chunk_bits, adders=config.laggy_adders)
+        m.submodules.speculation = speculation = Speculation(config, push_delay=self.PUSH_DELAY)
+        valid_1, slot_1 = Signal(), Signal.like(join.match.slot)
+        valid_2, slot_2 = Signal(), Signal.like(join.match.slot)
+        m.d.comb += [
+            group.valid.eq(join.match.valid & ~single), group.mask.eq(join.activation_mask), group.position.eq(join.match.position),
+            speculation.match.valid.eq(valid_2), speculation.match.slot.eq(slot_2),
+            speculation.match.group.eq(group.group), speculation.match.below.eq(group.below),
+            speculation.done.eq(laggy.done),
+            laggy.query.valid.eq(speculation.query.valid), laggy.query.slot.eq(speculation.query.slot),
+            laggy.query.group.eq(speculation.query.group), laggy.query.below.eq(speculation.query.below),
+            *(speculation.weighted[name].eq(join.weighted[name]) for name in ("weight", "column", "bank")),
+            speculation.weighted.valid.eq(join.weighted.valid & ~single),
+        ]
+        m.d.sync += [valid_1.eq(group.valid), slot_1.eq(join.match.slot), valid_2.eq(valid_1), slot_2.eq(slot_1)]
+        return speculation
+
+    def _chunk_ends(self, m, join, speculation, row_end):
+        """A retired chunk follows its last match into the FIFO; when it leaves, its slot is free and perhaps its row drained."""
+        names = ("valid", "last_chunk", "first_window", "last_window")
+        stage = join.retired
+        for index in range(GroupPrefix.LATENCY):
+            delayed = Signal(speculation.chunk_end.shape(), name=f"retired_{index}")
+            m.d.sync += [delayed[name].eq(stage[name]) for name in names]
+            stage = delayed
+        m.d.comb += [speculation.chunk_end.eq(stage), join.release.eq(speculation.ended.valid)]
+
+        ended = speculation.ended
+        stage = Cat(ended.valid & ended.last_chunk, ended.first_window, ended.last_window)
+        for index in range(self.DRAIN_DELAY):
+            delayed = Signal(3, name=f"drain_{index}")
+            m.d.sync += delayed.eq(stage)
+            stage = delayed
+        m.d.comb += row_end.drained.eq(stage)
+
+    def _correct(self, m, join, laggy, speculation, row_end):
+        """Level to spike word; the weight goes to the corrections of the steps in which the input does not fire."""
+        config = self._config
+        m.submodules.spikes = spikes = SpikeGenerator(levels=config.snn_levels)
+        m.d.comb += [
+            join.level_slot.eq(laggy.answer.slot), join.level_offset.eq(laggy.answer.offset),
+            spikes.i.valid.eq(laggy.answer.valid), spikes.i.payload.level.eq(join.level),
+        ]
+        if config.snn_levels == 1:
+            return None
+        apply = speculation.apply
+        m.submodules.corrections = corrections = self._sums(config.snn_levels - 1)
+        m.d.comb += [
+            corrections.add.valid.eq(apply.valid), corrections.add.weight.eq(apply.weight),
+            corrections.add.address.eq(Cat(apply.column, apply.bank)),
+            corrections.add.select.eq(Cat(~spikes.o.payload.spikes[t] & (self.levels_in > t) for t in range(1, config.snn_levels))),
+        ]
+        return corrections
+
+    def _sums(self, sums):
+        config = self._config
+        return ColumnSums(depth=config.row_buffers * config.columns_per_pe, acc_bits=config.snn_acc_bits, sums=sums)
+
+    def _neuron(self, m, join, row_end, corrections):
+        """Pseudo accumulator; then the columns of a finished row go through PASC-IF, one stage of registers in front of it."""
+        config = self._config
+        m.submodules.pseudo = pseudo = self._sums(1)
+        m.d.comb += [
+            pseudo.add.valid.eq(join.weighted.valid), pseudo.add.weight.eq(join.weighted.weight), pseudo.add.select.eq(1),
+            pseudo.add.address.eq(Cat(join.weighted.column, join.weighted.bank)),
+        ]
+        layout = data.StructLayout({"theta": 32, "bias": signed(32), "levels": 8})
+        m.submodules.parameters = parameters = memory.Memory(shape=layout, depth=config.columns_per_pe, init=[])
+        load_write, parameter = parameters.write_port(), parameters.read_port(domain="comb")
+        m.d.comb += [
+            load_write.addr.eq(self.load.address), load_write.data.eq(self.load.data),
+            load_write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.PARAMETER)),
+            parameter.addr.eq(row_end.job_column),
+        ]
+
+        m.submodules.pascif = pascif = PascIF(
+            acc_bits=config.snn_acc_bits, theta_bits=config.theta_bits, bias_bits=32, max_levels=config.snn_levels,
+            steps_per_cycle=config.neuron_steps, tag_bits=len(row_end.job_column))
+        job = pascif.i.payload
+        fetched, column, fetched_parameter = Signal(), Signal.like(row_end.job_column), Signal(layout)
+        sums = [pseudo] if corrections is None else [pseudo, corrections]
+        for each in sums:
+            m.d.comb += [each.take.valid.eq(row_end.job_taken), each.take.address.eq(Cat(row_end.job_column, row_end.job_bank))]
+        m.d.comb += [
+            row_end.job_taken.eq(row_end.job_valid & (~fetched | pascif.i.ready)),
+            pascif.i.valid.eq(fetched), job.pseudo.eq(pseudo.taken[0]), job.tag.eq(column), job.bias.eq(fetched_parameter.bias),
+            job.theta.eq(fetched_parameter.theta), job.t1.eq(self.levels_in), job.t2.eq(fetched_parameter.levels),
+            row_end.result.valid.eq(pascif.o.valid), row_end.result.column.eq(pascif.o.payload.tag),
+            row_end.result.y.eq(pascif.o.payload.y),
+        ]
+        if corrections is not None:
+            m.d.comb += job.corrections.eq(corrections.taken)
+        with m.If(pascif.i.ready):
+            m.d.sync += fetched.eq(0)
+        with m.If(row_end.job_taken):
+            m.d.sync += [fetched.eq(1), column.eq(row_end.job_column), fetched_parameter.eq(parameter.data)]
