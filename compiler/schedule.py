@@ -1,0 +1,373 @@
+"""Which core and which PE takes each column.
+
+The split between the cores minimises the energy-delay product (EDP) of a layer, the columns of a core are packed longest
+first, and every published control is there to compare with. ``docs/scheduling.md`` explains the method.
+"""
+
+__all__ = ["METHODS", "LayerSchedule", "Machine", "ScheduleError", "Scheduler", "profile", "schedule"]
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+
+from neuroflex.formats import Core
+from neuroflex.sim.cost import CostModel, column_costs
+from neuroflex.sim.energy import energy_table
+from neuroflex.sim.network import evaluate
+
+METHODS = ("min_edp", "all_ann", "all_snn", "layerwise", "random", "brute_force")
+BRUTE_FORCE_COLUMNS = 12
+STARTS = 16               # splits that the refinement starts from, the best ones of the ranking
+REFINE_COLUMNS = 40       # columns around a split that the refinement may move
+
+_ROOMLESS = -1.0
+
+
+class ScheduleError(ValueError):
+    """Columns that do not fit on the PEs, or a method that cannot be applied to them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a tile of columns is packed on: PEs of each core in one group, and what one PE holds."""
+
+    ann_pes: int
+    snn_pes: int
+    columns_per_pe: int
+    values_per_pe: int
+
+    @classmethod
+    def of(cls, config, *, groups_log2=0, columns_per_pe=None):
+        """The machine of a configuration whose PEs are split into ``2**groups_log2`` groups."""
+        return cls(ann_pes=config.ann_pes >> groups_log2, snn_pes=config.snn_pes >> groups_log2,
+                   columns_per_pe=min(config.columns_per_pe, columns_per_pe or config.columns_per_pe),
+                   values_per_pe=config.value_lines * config.line_bytes)
+
+    @property
+    def pes(self):
+        """``(ann_pes, snn_pes)``."""
+        return self.ann_pes, self.snn_pes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerSchedule:
+    """Where each column of a tile runs.
+
+    Attributes
+    ----------
+    columns : int64 array (N,)
+        Column numbers within the layer.
+    core, pe, index : int64 arrays (N,)
+        Core (`neuroflex.formats.Core`), PE within the core's group, and place among that PE's columns (0, 1, …, in the
+        order of the column numbers). PEs of a core are numbered so that their column counts do not increase.
+    load : tuple of two float64 arrays
+        Predicted cycles of each PE of the ANN and of the SNN core, for one image, before rows are split over groups.
+    energy : float
+        Predicted pJ per image.
+    method : str
+    groups_log2 : int
+    """
+
+    columns: np.ndarray
+    core: np.ndarray
+    pe: np.ndarray
+    index: np.ndarray
+    load: tuple
+    energy: float
+    method: str
+    groups_log2: int = 0
+
+    @property
+    def makespan(self):
+        """Predicted cycles of the busiest PE, its rows being shared by the groups."""
+        return max(float(core.max()) for core in self.load) / (1 << self.groups_log2)
+
+    @property
+    def edp(self):
+        """Energy-delay product, pJ · cycles."""
+        return self.energy * self.makespan
+
+    @property
+    def rounds(self):
+        """Most columns on a PE of the ANN core and of the SNN core."""
+        return tuple(int(self.index[self.core == core].max(initial=-1)) + 1 for core in Core)
+
+
+@njit(cache=True)
+def _pack(order, delay, size, pes, most, room, pe):
+    """Longest first onto the least loaded PE that has room; fills ``pe`` and returns the makespan, or -1 without room."""
+    load = np.zeros(pes)
+    count = np.zeros(pes, np.int64)
+    held = np.zeros(pes, np.int64)
+    for column in order:
+        best = -1
+        for p in range(pes):
+            if count[p] < most and held[p] + size[column] <= room and (best < 0 or load[p] < load[best]):
+                best = p
+        if best < 0:
+            return _ROOMLESS
+        pe[column] = best
+        load[best] += delay[column]
+        count[best] += 1
+        held[best] += size[column]
+    return load.max()
+
+
+@njit(cache=True)
+def _edp(core, orders, delay, energy, size, pes, most, room, pe):
+    """EDP of a split with both cores packed longest first; infinite when it does not fit."""
+    span = 0.0
+    total = 0.0
+    for c in range(2):
+        order = orders[c][core[orders[c]] == c]
+        if order.size:
+            one = _pack(order, delay[c], size, pes[c], most, room, pe)
+            if one < 0:
+                return np.inf
+            span = max(span, one)
+            total += energy[c][order].sum()
+    return total * span
+
+
+@njit(cache=True)
+def _prefixes(ranked, orders, delay, energy, size, pes, most, room, pe):
+    """EDP with the first 0, 1, … all of the ranked columns on the SNN core."""
+    core = np.zeros(len(size), np.int64)
+    values = np.empty(len(ranked) + 1)
+    values[0] = _edp(core, orders, delay, energy, size, pes, most, room, pe)
+    for count in range(len(ranked)):
+        core[ranked[count]] = 1
+        values[count + 1] = _edp(core, orders, delay, energy, size, pes, most, room, pe)
+    return values
+
+
+@njit(cache=True)
+def _refine(core, movable, best, orders, delay, energy, size, pes, most, room, pe):
+    """Changes the core of one or two columns at a time while that lowers the EDP, in place; returns the EDP."""
+    improved = True
+    while improved:
+        improved = False
+        for first in range(len(movable)):
+            for second in range(first, len(movable)):
+                a, b = movable[first], movable[second]
+                core[a] = 1 - core[a]
+                if a != b:
+                    core[b] = 1 - core[b]
+                value = _edp(core, orders, delay, energy, size, pes, most, room, pe)
+                if value < best * (1 - 1e-12):
+                    best = value
+                    improved = True
+                else:
+                    core[a] = 1 - core[a]
+                    if a != b:
+                        core[b] = 1 - core[b]
+    return best
+
+
+@njit(cache=True)
+def _brute_force(spiking, orders, delay, energy, size, pes, most, room, pe):
+    """The best of all splits, the cores packed longest first."""
+    n = len(spiking)
+    core = np.zeros(n, np.int64)
+    best, found = np.inf, -1
+    for code in range(1 << n):
+        allowed = True
+        for column in range(n):
+            core[column] = code >> column & 1
+            allowed = allowed and (core[column] == 0 or spiking[column])
+        if allowed:
+            value = _edp(core, orders, delay, energy, size, pes, most, room, pe)
+            if value < best:
+                best, found = value, code
+    return found
+
+
+def _orders(costs):
+    """Columns by falling delay for each core; equal ones by number."""
+    return np.stack([np.lexsort((np.arange(len(costs.size)), -costs.delay[core])) for core in Core])
+
+
+def _ranking(costs):
+    """Columns that the SNN core can take, by energy saved per delay added, best first; equal ones by number."""
+    candidates = np.flatnonzero(costs.spiking)
+    saved = (costs.energy[Core.ANN] - costs.energy[Core.SNN])[candidates]
+    added = (costs.delay[Core.SNN] - costs.delay[Core.ANN])[candidates]
+    # A column that is no slower as spikes is ranked by its saving alone, before all that are slower if it saves.
+    scale = np.abs(costs.delay).max() * 1e-9 + 1e-30
+    return candidates[np.lexsort((candidates, -saved / np.maximum(added, scale)))]
+
+
+def _split(costs, machine, method):
+    """Core of each column, int64 (N,)."""
+    n = len(costs.size)
+    core = np.zeros(n, np.int64)
+    if method == "all_ann":
+        return core
+    if method == "all_snn":
+        return costs.spiking.astype(np.int64)
+    orders = _orders(costs)
+    common = (orders, costs.delay, costs.energy, costs.size, np.array(machine.pes, np.int64), machine.columns_per_pe,
+              machine.values_per_pe, np.empty(n, np.int64))
+    if method == "layerwise":
+        spikes = costs.spiking.astype(np.int64)
+        return spikes if _edp(spikes, *common) < _edp(core, *common) else core
+    if method == "brute_force" and n > BRUTE_FORCE_COLUMNS:
+        raise ScheduleError(f"brute force takes at most {BRUTE_FORCE_COLUMNS} columns, not {n}")
+    if n <= BRUTE_FORCE_COLUMNS:      # a few milliseconds, and exact
+        found = _brute_force(costs.spiking, *common)
+        return core if found < 0 else np.array([found >> column & 1 for column in range(n)], dtype=np.int64)
+    return _search(costs, common)
+
+
+def _search(costs, common):
+    """Minimum-EDP split: prefixes of the ranking, then a local search from the best of them."""
+    ranked = _ranking(costs)
+    by_delay = ranked[np.argsort(costs.delay[Core.SNN][ranked], kind="stable")]
+    # Few large columns pack badly, whatever they save: splits by size are starting points too.
+    starts = [(value, count, order) for order in (ranked, by_delay, by_delay[::-1])
+              for count, value in enumerate(_prefixes(order, *common))]
+    starts.sort(key=lambda start: start[0])
+    result, best = np.zeros(len(costs.size), np.int64), np.inf
+    for value, count, order in starts[:STARTS]:
+        core = np.zeros(len(costs.size), np.int64)
+        core[order[:count]] = 1
+        first = max(0, min(count - REFINE_COLUMNS // 2, len(order) - REFINE_COLUMNS))
+        value = _refine(core, order[first:first + REFINE_COLUMNS], value, *common)
+        if value < best:
+            result, best = core, value
+    return result
+
+
+def _random_pes(columns, costs, machine, core, rng):
+    """A PE drawn uniformly for each column, among those that still have room."""
+    pes = machine.pes[core]
+    count, held, pe = np.zeros(pes, np.int64), np.zeros(pes, np.int64), np.zeros(len(columns), np.int64)
+    for i, column in enumerate(columns):
+        room = np.flatnonzero((count < machine.columns_per_pe) & (held + costs.size[column] <= machine.values_per_pe))
+        if not room.size:
+            return None
+        pe[i] = rng.choice(room)
+        count[pe[i]] += 1
+        held[pe[i]] += costs.size[column]
+    return pe
+
+
+def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_log2=0):
+    """Schedule one tile of columns.
+
+    Parameters
+    ----------
+    costs : neuroflex.sim.cost.ColumnCosts
+        Of the tile's columns.
+    machine : Machine
+    method : str
+        ``min_edp``: the minimum-EDP split (for up to 12 columns all splits are tried); ``all_ann``, ``all_snn`` (columns that the SNN core cannot take stay on the ANN
+        core), ``layerwise`` (the better of those two), ``random`` (the split of ``min_edp`` with a random PE for each
+        column), ``brute_force`` (the best of all splits, at most 12 columns). All but ``random`` pack longest first.
+    seed : int
+        For ``random``.
+    columns : int array, optional
+        The columns' numbers in their layer; 0 … N-1 by default.
+    groups_log2 : int
+        Recorded, and taken into account in the makespan.
+
+    Returns
+    -------
+    LayerSchedule
+
+    Raises
+    ------
+    ScheduleError
+        When the columns do not fit.
+    """
+    if method not in METHODS:
+        raise ScheduleError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    n = len(costs.size)
+    rng = np.random.default_rng(seed)
+    core = _split(costs, machine, method)
+    orders = _orders(costs)
+    pe, index, load = np.zeros(n, np.int64), np.zeros(n, np.int64), []
+    for c in Core:
+        own = np.flatnonzero(core == c)
+        if method == "random":
+            drawn = _random_pes(own, costs, machine, c, rng)
+            fits = drawn is not None
+            if fits:
+                pe[own] = drawn
+        else:
+            order = orders[c][core[orders[c]] == c]
+            fits = not own.size or _pack(order, costs.delay[c], costs.size, machine.pes[c], machine.columns_per_pe,
+                                         machine.values_per_pe, pe) >= 0
+        if not fits:
+            raise ScheduleError(f"{len(own)} columns with {costs.size[own].sum()} nonzero weights do not fit on the "
+                                f"{machine.pes[c]} PEs of the {c.name} core, which hold {machine.columns_per_pe} columns and "
+                                f"{machine.values_per_pe} weights each")
+        # The output layout relies on it: fuller PEs come first.
+        counts = np.bincount(pe[own], minlength=machine.pes[c])
+        rank = np.empty(machine.pes[c], np.int64)
+        rank[np.argsort(-counts, kind="stable")] = np.arange(machine.pes[c])
+        pe[own] = rank[pe[own]]
+        for p in range(machine.pes[c]):
+            mine = own[pe[own] == p]
+            index[mine] = np.arange(len(mine))
+        load.append(np.bincount(pe[own], weights=costs.delay[c][own], minlength=machine.pes[c]))
+    return LayerSchedule(columns=np.arange(n) if columns is None else np.asarray(columns), core=core, pe=pe, index=index,
+                         load=tuple(load), energy=float(costs.energy[core, np.arange(n)].sum()), method=method,
+                         groups_log2=groups_log2)
+
+
+def profile(network, images=None):
+    """Run calibration images (those kept with the network by default) and return their `neuroflex.sim.network.Trace`."""
+    if images is None:
+        if network.examples is None or not len(network.examples.calibration_images):
+            raise ScheduleError(f"network {network.name!r} holds no calibration images; give some")
+        images = network.examples.calibration_images
+    return evaluate(network, images)
+
+
+@dataclass(kw_only=True, eq=False)
+class Scheduler:
+    """Schedules a whole network tile by tile, with one method.
+
+    Called with a layer and a tile plan (``columns``, ``groups_log2``, ``max_columns_per_pe``) it returns ``(core, pe, index)``
+    and keeps the `LayerSchedule` in ``tiles[layer name]``.
+
+    Attributes
+    ----------
+    network, config
+    trace : neuroflex.sim.network.Trace
+        Calibration run, from `profile`.
+    method, seed
+        As for `schedule`.
+    model : CostModel
+    energy : dict
+    """
+
+    network: object
+    config: object
+    trace: object
+    method: str = "min_edp"
+    seed: int = 0
+    model: CostModel = field(default_factory=CostModel)
+    energy: dict = field(default_factory=energy_table)
+    tiles: dict = field(default_factory=dict, init=False)
+
+    def __call__(self, layer, plan):
+        costs = column_costs(self.network, layer, self.trace.layers[layer.name], self.config, model=self.model,
+                             energy=self.energy).take(plan.columns)
+        machine = Machine.of(self.config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe)
+        try:
+            result = schedule(costs, machine, method=self.method, columns=plan.columns, groups_log2=plan.groups_log2,
+                              seed=self.seed)
+        except ScheduleError as error:
+            raise ScheduleError(f"layer {layer.name!r}: {error}") from None
+        self.tiles.setdefault(layer.name, []).append(result)
+        return result.core, result.pe, result.index
+
+    @property
+    def energy_delay(self):
+        """``(pJ, cycles, pJ · cycles)`` predicted for one image over all tiles scheduled so far."""
+        every = [tile for tiles in self.tiles.values() for tile in tiles]
+        energy, delay = sum(tile.energy for tile in every), sum(tile.makespan for tile in every)
+        return energy, delay, energy * delay

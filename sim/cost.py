@@ -1,0 +1,139 @@
+"""Cost of a column on either core: cycles on its PE and energy, from the matches that calibration counted."""
+
+__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit"]
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from neuroflex.formats import Core
+from neuroflex.sim.energy import energy_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel:
+    """Cycles that a column takes on its PE: ``row · rows + match · matches`` for each core.
+
+    The defaults are what the circuits aim at (a match per cycle, everything else hidden behind the next row but for the
+    neuron's slot); `fit` replaces them by measured ones. ``snn_row`` holds what the SNN core adds per row: the drain of the
+    laggy prefix sum and the PASC-IF neuron.
+    """
+
+    ann_row: float = 1.0
+    ann_match: float = 1.0
+    snn_row: float = 2.0
+    snn_match: float = 1.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not np.isfinite(value) or value < 0:
+                raise ValueError(f"cost model: {name} must not be negative, it is {value!r}")
+
+    @classmethod
+    def fitted(cls, *, ann, snn):
+        """From two fits, each the ``(row, match)`` that `fit` returned."""
+        return cls(ann_row=ann[0], ann_match=ann[1], snn_row=snn[0], snn_match=snn[1])
+
+
+def fit(matches, cycles, rows=1):
+    """Least-squares coefficients of ``cycles ≈ row · rows + match · matches``, neither negative.
+
+    Parameters
+    ----------
+    matches, cycles : array (samples,)
+        Matches of a column or a whole PE, and the cycles that were measured for them.
+    rows : array (samples,) or float
+        Rows of each sample times its columns; with the default the first coefficient is a constant per sample.
+
+    Returns
+    -------
+    (row, match) : floats
+    """
+    matches = np.asarray(matches, dtype=np.float64).ravel()
+    cycles = np.asarray(cycles, dtype=np.float64).ravel()
+    rows = np.broadcast_to(np.asarray(rows, dtype=np.float64), matches.shape)
+    if matches.shape != cycles.shape or len(matches) < 2:
+        raise ValueError(f"at least two pairs of matches and cycles are needed, not {len(matches)} and {len(cycles)}")
+    table = np.stack([rows, matches], axis=1)
+    best = np.linalg.lstsq(table, cycles, rcond=None)[0]
+    if (best < 0).any():
+        # With two unknowns the constrained optimum lies on an axis when the free one is outside.
+        single = [max(column @ cycles / max(column @ column, 1e-300), 0.0) for column in table.T]
+        rest = [np.square(cycles - value * column).sum() for value, column in zip(single, table.T)]
+        best = np.array([single[0], 0.0]) if rest[0] <= rest[1] else np.array([0.0, single[1]])
+    return float(best[0]), float(best[1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ColumnCosts:
+    """Costs of the columns of a layer for one image.
+
+    Attributes
+    ----------
+    delay, energy : float64 arrays (2, N)
+        Cycles and pJ on the ANN core (row 0) and the SNN core (row 1).
+    spiking : bool array (N,)
+        Whether the SNN core can take the column.
+    size : int64 array (N,)
+        Nonzero weights: bytes in a PE's slice.
+    """
+
+    delay: np.ndarray
+    energy: np.ndarray
+    spiking: np.ndarray
+    size: np.ndarray
+
+    def __post_init__(self):
+        n = len(self.size)
+        for name, shape in (("delay", (2, n)), ("energy", (2, n)), ("spiking", (n,))):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"column costs: {name} has shape {getattr(self, name).shape}, not {shape}")
+
+    def take(self, columns):
+        """The costs of some columns."""
+        return ColumnCosts(delay=self.delay[:, columns], energy=self.energy[:, columns], spiking=self.spiking[columns],
+                           size=self.size[columns])
+
+
+def column_costs(network, layer, trace, config, *, model=None, energy=None):
+    """Costs of a layer's columns from a calibration run.
+
+    Parameters
+    ----------
+    network : neuroflex.compiler.network.Network
+    layer : neuroflex.compiler.network.Layer
+    trace : neuroflex.sim.network.LayerTrace
+        Of this layer, over any number of images; costs are per image.
+    config : neuroflex.config.ArchConfig
+        Says which columns the SNN core can take: input and output levels up to ``snn_levels``, sums of weights within
+        ``snn_acc_bits``.
+    model : CostModel, optional
+    energy : dict, optional
+        From `neuroflex.sim.energy.energy_table`.
+    """
+    model = model or CostModel()
+    pj = energy or energy_table()
+    images = len(trace.output)
+    rows = trace.rows
+    matches = trace.matches / images
+    levels_in = int(network.input_levels(layer).max())
+    levels_out = layer.levels.astype(np.int64)
+
+    chunks = sum(s.entries(-(-network.shape(s.tensor)[0] // config.chunk_bits)) for s in layer.sources)
+    per_pe = max(layer.columns / (config.ann_pes + config.snn_pes), 1.0)
+    bits = np.array([int(level).bit_length() for level in levels_out])
+    steps = levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out
+    lacking = levels_in * matches - trace.level_sum / images
+
+    common = matches * (pj["join"] + pj["fast_prefix"] + 2 * pj["value_read"])
+    ann = matches * (pj["fast_prefix"] + pj["mac"]) + rows * bits * pj["qcfs_step"]
+    snn = (matches * pj["pseudo"] + lacking * pj["correction"] + rows * chunks * pj["laggy_chunk"] / per_pe
+           + rows * steps * pj["pascif_step"])
+    delay = np.empty((2, layer.columns))
+    delay[Core.ANN] = model.ann_row * rows + model.ann_match * matches
+    delay[Core.SNN] = model.snn_row * rows + model.snn_match * matches
+
+    reach = np.abs(layer.weights.astype(np.int64)).sum(axis=0)
+    spiking = (levels_out <= config.snn_levels) & (levels_in <= config.snn_levels) & (reach < 1 << config.snn_acc_bits - 1)
+    return ColumnCosts(delay=delay, energy=np.stack([common + ann, common + snn]), spiking=spiking,
+                       size=np.count_nonzero(layer.weights, axis=0).astype(np.int64))

@@ -1,0 +1,172 @@
+"""Schedules: packing, the split against brute force, the controls, and whole networks."""
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from neuroflex import zoo
+from neuroflex.compiler.network import Network
+from neuroflex.compiler.schedule import METHODS, Machine, ScheduleError, Scheduler, _edp, _orders, _search, profile, schedule
+from neuroflex.config import PRESETS
+from neuroflex.formats import Core
+from neuroflex.sim.cost import ColumnCosts
+
+MACHINE = Machine(ann_pes=2, snn_pes=2, columns_per_pe=16, values_per_pe=1 << 20)
+
+
+def random_costs(rng, n, *, spiking=0.9):
+    """Columns between which neither core is always the better: matches spread as in real layers, levels high and low."""
+    matches = rng.integers(12, 217, n) * rng.choice([1.0, 4.0, 16.0])
+    rows = rng.choice([0.0, 1.0, 16.0])
+    delay = np.stack([matches + rows, matches * rng.uniform(1, 1.3) + rows * rng.uniform(1, 4)])
+    energy = np.stack([matches * rng.uniform(1, 3), matches * rng.uniform(0.5, 3.5, n)])
+    return ColumnCosts(delay=delay, energy=energy, spiking=rng.random(n) < spiking, size=rng.integers(1, 50, n))
+
+
+def check(result, costs, machine):
+    """What every schedule keeps, whatever the method."""
+    n = len(costs.size)
+    assert not (result.core == Core.SNN)[~costs.spiking].any()
+    spent = 0.0
+    for core in Core:
+        own = result.core == core
+        counts = np.bincount(result.pe[own], minlength=machine.pes[core])
+        assert len(counts) == machine.pes[core] and (np.diff(counts) <= 0).all()
+        assert counts.max(initial=0) <= machine.columns_per_pe
+        assert result.rounds[core] == counts.max(initial=0)
+        for pe in range(machine.pes[core]):
+            mine = np.flatnonzero(own & (result.pe == pe))
+            assert result.index[mine].tolist() == list(range(len(mine)))
+            assert costs.size[mine].sum() <= machine.values_per_pe
+            assert np.isclose(result.load[core][pe], costs.delay[core][mine].sum())
+        spent += costs.energy[core][own].sum()
+    assert result.columns.tolist() == list(range(n))
+    assert np.isclose(result.energy, spent)
+    assert np.isclose(result.edp, spent * max(load.max() for load in result.load))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_invariants(method):
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        costs = random_costs(rng, int(rng.integers(1, 13)))
+        check(schedule(costs, MACHINE, method=method, seed=5), costs, MACHINE)
+
+
+def search_gap(seed, cases):
+    """EDP of the search that larger layers get, over that of brute force, for many small ones."""
+    rng = np.random.default_rng(seed)
+    gaps = []
+    for _ in range(cases):
+        costs = random_costs(rng, int(rng.integers(2, 13)), spiking=rng.choice([0.5, 1.0]))
+        pes = rng.choice([1, 2, 4], 2)
+        common = (_orders(costs), costs.delay, costs.energy, costs.size, pes, 16, 1 << 20, np.empty(len(costs.size), np.int64))
+        best = schedule(costs, Machine(ann_pes=int(pes[0]), snn_pes=int(pes[1]), columns_per_pe=16, values_per_pe=1 << 20))
+        assert best.method == "min_edp"
+        gaps.append(_edp(_search(costs, common), *common) / best.edp)
+        assert np.isclose(_edp(best.core, *common), best.edp)
+    return np.array(gaps)
+
+
+@pytest.mark.parametrize("cases", [300, pytest.param(10_000, marks=pytest.mark.long)])
+def test_search_is_within_one_percent_of_brute_force(cases):
+    gaps = search_gap(3, cases)
+    assert gaps.min() >= 1 - 1e-9
+    assert (gaps <= 1.01).mean() >= 0.99 and gaps.max() <= 1.1
+
+
+def test_min_edp_equals_brute_force_where_that_is_feasible():
+    rng = np.random.default_rng(4)
+    for _ in range(100):
+        costs = random_costs(rng, int(rng.integers(1, 13)))
+        assert schedule(costs, MACHINE).edp == schedule(costs, MACHINE, method="brute_force").edp
+
+
+def test_min_edp_is_never_worse_than_a_control():
+    rng = np.random.default_rng(6)
+    machine = Machine(ann_pes=8, snn_pes=8, columns_per_pe=32, values_per_pe=1 << 20)
+    for n in (16, 64, 256):
+        costs = random_costs(rng, n)
+        edp = {method: schedule(costs, machine, method=method).edp for method in METHODS if method != "brute_force"}
+        assert all(edp["min_edp"] <= value * (1 + 1e-9) for value in edp.values())
+        assert edp["layerwise"] == min(edp["all_ann"], edp["all_snn"])
+
+
+def test_random_keeps_the_split_and_depends_on_the_seed():
+    costs = random_costs(np.random.default_rng(7), 40)
+    best = schedule(costs, MACHINE)
+    one, again, other = (schedule(costs, MACHINE, method="random", seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(one.core, best.core)
+    assert np.array_equal(one.pe, again.pe) and not np.array_equal(one.pe, other.pe)
+    assert one.makespan > best.makespan
+
+
+def test_longest_first_by_hand():
+    delay = np.array([[7.0, 5, 4, 4, 3, 2]] * 2)
+    costs = ColumnCosts(delay=delay, energy=delay, spiking=np.zeros(6, bool), size=np.ones(6, int))
+    result = schedule(costs, MACHINE)
+    # 7 → A, 5 → B, 4 → B, 4 → A, 3 → B, 2 → A: loads 13 and 12, three columns each.
+    assert result.pe.tolist() == [0, 1, 1, 0, 1, 0] and result.load[0].tolist() == [13.0, 12.0]
+    assert result.index.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_pes_are_numbered_by_falling_column_count():
+    delay = np.array([[1.0, 1, 1, 9]] * 2)
+    costs = ColumnCosts(delay=delay, energy=delay, spiking=np.zeros(4, bool), size=np.ones(4, int))
+    result = schedule(costs, MACHINE)
+    assert result.pe.tolist() == [0, 0, 0, 1] and result.load[0].tolist() == [3.0, 9.0]
+
+
+def test_capacity_moves_columns_and_is_refused_when_exhausted():
+    delay = np.ones((2, 6))
+    costs = ColumnCosts(delay=delay, energy=delay, spiking=np.zeros(6, bool), size=np.full(6, 10))
+    machine = Machine(ann_pes=2, snn_pes=2, columns_per_pe=3, values_per_pe=30)
+    check(schedule(costs, machine), costs, machine)
+    for changes in ({"columns_per_pe": 2}, {"values_per_pe": 20}):
+        small = Machine(**vars(machine) | changes)
+        for method in ("min_edp", "random"):
+            with pytest.raises(ScheduleError, match="6 columns with 60 nonzero weights do not fit on the 2 PEs of the ANN core"):
+                schedule(costs, small, method=method)
+    # With spikes allowed the split must use both cores.
+    both = ColumnCosts(delay=delay, energy=delay, spiking=np.ones(6, bool), size=np.full(6, 10))
+    check(schedule(both, Machine(**vars(machine) | {"columns_per_pe": 2})), both, machine)
+
+
+def test_refusals():
+    costs = random_costs(np.random.default_rng(8), 13)
+    with pytest.raises(ScheduleError, match="no method 'best'; there are min_edp"):
+        schedule(costs, MACHINE, method="best")
+    with pytest.raises(ScheduleError, match="at most 12 columns, not 13"):
+        schedule(costs, MACHINE, method="brute_force")
+    network = zoo.load("digits")
+    with pytest.raises(ScheduleError, match="holds no calibration images"):
+        profile(Network(name="bare", input=network.input, layers=network.layers))
+
+
+@dataclass
+class Plan:
+    columns: np.ndarray
+    groups_log2: int
+    max_columns_per_pe: int
+
+
+def test_whole_network():
+    network = zoo.load("digits")
+    trace = profile(network, network.examples.calibration_images[:16])
+    totals = {}
+    for method in ("min_edp", "all_ann", "all_snn", "layerwise", "random"):
+        scheduler = Scheduler(network=network, config=PRESETS["tiny"], trace=trace, method=method)
+        for layer in network.layers:
+            n, groups = layer.columns, int(layer.name == "act1")
+            for part in np.array_split(np.arange(n), 2):
+                core, pe, index = scheduler(layer, Plan(part, groups, 16))
+                assert len(core) == len(pe) == len(index) == len(part)
+                assert (pe < 2 >> groups).all()
+            assert [t.columns.tolist() for t in scheduler.tiles[layer.name]] == [c.tolist() for c in np.array_split(np.arange(n), 2)]
+        energy, delay, edp = scheduler.energy_delay
+        assert edp == energy * delay
+        totals[method] = edp
+    assert totals["min_edp"] == min(totals.values())
+    with pytest.raises(ScheduleError, match="layer 'act1': 16 columns .* do not fit"):
+        Scheduler(network=network, config=PRESETS["tiny"], trace=trace, method="all_ann")(
+            network.layers[0], Plan(np.arange(16), 0, 4))
