@@ -133,14 +133,20 @@ def test_zoo_digits_keeps_its_recorded_accuracy():
     assert right == network.metadata["accuracy_integer"] >= network.metadata["accuracy_float"] - 0.005
 
 
-def test_zoo_digits_as_spikes():
-    network = zoo.load("digits")
-    images = network.examples.test_images[:20]
-    masks = {layer.name: np.full(layer.columns, layer.levels.max() <= 15) for layer in network.layers}
-    assert np.array_equal(evaluate(network, images).output, evaluate(network, images, snn_columns=masks).output)
+@pytest.mark.parametrize("name", zoo.names())
+def test_zoo_networks_lose_nothing_as_integers(name):
+    network = zoo.load(name)
+    facts = network.metadata
+    assert facts["accuracy_integer"] >= facts["accuracy_float"] - 0.005
+    assert facts["accuracy_float"] >= 0.98
+    right = (classify(network, network.examples.test_images) == network.examples.test_labels).mean()
+    assert right >= 0.97 and len(network.examples.test_images) >= 200
+    spikes = {layer.name: layer.levels <= 15 for layer in network.layers}
+    images = network.examples.test_images[:4]
+    assert np.array_equal(evaluate(network, images).output, evaluate(network, images, snn_columns=spikes).output)
 
 
 def test_zoo_names():
-    assert "digits" in zoo.names()
+    assert zoo.names() == ["digits", "mnist_lenet5", "mnist_mlp"]
     with pytest.raises(KeyError, match="no network 'x' in the zoo; there are digits"):
         zoo.load("x")
