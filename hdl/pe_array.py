@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from neuroflex.formats import LEVEL_BITS, Core
 from neuroflex.hdl.ann_pe import AnnPe
 from neuroflex.hdl.pe import pe_ports
+from neuroflex.hdl.snn_pe import SnnPe
 
 __all__ = ["PeArray"]
 
@@ -60,9 +61,10 @@ class PeArray(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
+        kind = AnnPe if self._core == Core.ANN else SnnPe
         pes = []
         for index in range(self.pes):
-            m.submodules[f"pe_{index}"] = pe = AnnPe(config)
+            m.submodules[f"pe_{index}"] = pe = kind(config)
             pes.append(pe)
             # With 2**k groups the group is the upper k bits of the PE's index, its number in the group the others.
             index_bits = (self.pes - 1).bit_length()

@@ -55,6 +55,7 @@ class SnnPe(wiring.Component):
             row_end.y_bank.eq(self.y_bank), row_end.y_index.eq(self.y_index),
             self.y.eq(row_end.y), self.done.eq(row_end.done), self.row_free.eq(row_end.row_free),
             self.slot_free.eq(join.slot_free), self.matching.eq(join.matching), self.enabled.eq(join.columns != 0),
+            self.columns.eq(join.columns),
             self.busy.eq(join.busy | row_end.busy),
         ]
         single = Signal()   # inputs have one level: nothing to correct
