@@ -29,7 +29,7 @@ def chunk_layout(config):
     Members
     -------
     address
-        Line address of the chunk's mask; without meaning when ``outside``.
+        Line address of the chunk's mask; 0 when ``outside``.
     outside
         The position lies in the padding: the chunk is empty and is not read.
     group
