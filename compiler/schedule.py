@@ -262,9 +262,10 @@ def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_l
         Of the tile's columns.
     machine : Machine
     method : str
-        ``min_edp``: the minimum-EDP split (for up to 12 columns all splits are tried); ``all_ann``, ``all_snn`` (columns that the SNN core cannot take stay on the ANN
-        core), ``layerwise`` (the better of those two), ``random`` (the split of ``min_edp`` with a random PE for each
-        column), ``brute_force`` (the best of all splits, at most 12 columns). All but ``random`` pack longest first.
+        ``min_edp``: the minimum-EDP split (for up to 12 columns all splits are tried); ``all_ann``, ``all_snn`` (columns
+        that the SNN core cannot take stay on the ANN core), ``layerwise`` (the better of those two), ``random`` (the split
+        of ``min_edp`` with a random PE for each column), ``brute_force`` (the best of all splits, at most 12 columns). All
+        but ``random`` pack longest first.
     seed : int
         For ``random``.
     columns : int array, optional

@@ -4,7 +4,6 @@ __all__ = ["ZOO", "accuracy", "fit", "import_and_save", "prune"]
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,8 +20,8 @@ def prunable(module):
     return [m.weight for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
 
 
-def fit(module, images, labels, *, epochs, rate, batch=64, masks=None, shift=0, seed=0):
-    """Train with Adam and a cosine rate; ``masks`` keep pruned weights at zero, ``shift`` moves images by up to so many pixels."""
+def fit(module, images, labels, *, epochs, rate, batch=64, masks=None, seed=0):
+    """Train with Adam and a cosine rate; ``masks`` keep pruned weights at zero."""
     generator = torch.Generator().manual_seed(seed)
     clips = [p for name, p in module.named_parameters() if name.endswith("clip")]
     others = [p for name, p in module.named_parameters() if not name.endswith("clip")]
@@ -33,11 +32,7 @@ def fit(module, images, labels, *, epochs, rate, batch=64, masks=None, shift=0, 
         module.train()
         total = 0.0
         for part in torch.randperm(len(images), generator=generator).split(batch):
-            x = images[part]
-            if shift:
-                moves = torch.randint(-shift, shift + 1, (2,), generator=generator).tolist()
-                x = torch.roll(x, moves, dims=(2, 3))
-            loss = nn.functional.cross_entropy(module(x), labels[part], label_smoothing=0.05)
+            loss = nn.functional.cross_entropy(module(images[part]), labels[part], label_smoothing=0.05)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
