@@ -1,5 +1,5 @@
 """PASC-IF unit: the spiking neuron of an SNN column, which equals QCFS for any arrival order."""
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -48,7 +48,8 @@ class PascIF(wiring.Component):
     Members
     -------
     i : In(stream.Signature({pseudo, corrections, bias, theta, t1, t2, tag}))
-        ``corrections[t - 1]`` is ``correction[t]``, t from 1 to ``max_levels - 1``; those of ``t >= t1`` do not count.
+        ``corrections`` packs ``correction[t]``, signed, t from 1 to ``max_levels - 1``, ``acc_bits`` each; those of
+        ``t >= t1`` do not count. (Plain bits, because Yosys trips over the element names of an array that crosses modules.)
     o : Out(wiring.Signature({valid, payload: {y, tag}}))
         Holds its last payload while not valid.
     """
@@ -68,16 +69,16 @@ class PascIF(wiring.Component):
         level = range(max_levels + 1)
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
-                "pseudo": signed(acc_bits), "corrections": data.ArrayLayout(signed(acc_bits), max_levels - 1),
+                "pseudo": signed(acc_bits), "corrections": (max_levels - 1) * acc_bits,
                 "bias": signed(bias_bits), "theta": theta_bits, "t1": level, "t2": level, "tag": tag_bits}))),
             "o": Out(wiring.Signature({"valid": Out(1), "payload": Out(data.StructLayout({"y": level, "tag": tag_bits}))})),
         })
 
     @property
     def membrane_bits(self):
-        """Width of the membranes and of their differences with theta."""
+        """Width of the membranes and of their distances from multiples of theta."""
         return membrane_bits(arrival_bits=self._acc_bits + 1, bias_bits=self._bias_bits, theta_bits=self._theta_bits,
-                             levels=self._max_levels)
+                             levels=self._max_levels, steps=self._steps)
 
     def elaborate(self, platform):
         m = Module()
@@ -89,12 +90,15 @@ class PascIF(wiring.Component):
         accept = Signal()
         handover = Signal()
 
+        corrections = [job.corrections.word_select(t, self._acc_bits).as_signed() for t in range(most - 1)]
+
         # Stage 1. Each lane is a time step of the coming cycle: its arrival, the arrival less theta (so that a step is one
         # adder and a choice), and whether the step exists. An arrival beyond T1 is 0 and cannot fire.
         integrate_valid = Signal()
         integrate_left = Signal(level)
         integrate_mem = Signal(membrane)
-        integrate_count = Signal(count)
+        integrate_count = Signal(count)         # spikes before the last cycle
+        integrate_fired = Signal(steps)         # spikes of the last cycle, not counted yet
         integrate_theta = Signal(self._theta_bits)
         integrate_t1 = Signal(level)
         integrate_t2 = Signal(level)
@@ -105,15 +109,19 @@ class PascIF(wiring.Component):
         lanes = [(Signal(name=f"lane{i}_active"), Signal(arrival, name=f"lane{i}_arrival"),
                   Signal(reduced, name=f"lane{i}_less_theta")) for i in range(steps)]
 
-        mem, fired = integrate_mem, integrate_count
+        mem, fires = integrate_mem, []
         for i, (active, x, x_less_theta) in enumerate(lanes):
-            kept, spent, fire = (Signal(membrane, name=f"integrate{i}_kept"), Signal(membrane, name=f"integrate{i}_spent"),
-                                 Signal(name=f"integrate{i}_fire"))
-            m.d.comb += [kept.eq(mem + x), spent.eq(mem + x_less_theta), fire.eq(active & (spent >= 0))]
-            mem_next, fired_next = Signal(membrane, name=f"integrate{i}_mem"), Signal(count, name=f"integrate{i}_count")
-            m.d.comb += [mem_next.eq(Mux(fire, spent, kept)), fired_next.eq(fired + fire)]
-            mem, fired = mem_next, fired_next
+            kept = Signal(membrane, name=f"integrate{i}_kept")
+            spent = Signal(membrane, name=f"integrate{i}_spent")
+            fire = Signal(name=f"integrate{i}_fire")
+            mem_next = Signal(membrane, name=f"integrate{i}_mem")
+            m.d.comb += [kept.eq(mem + x), spent.eq(mem + x_less_theta), fire.eq(active & (spent >= 0)),
+                         mem_next.eq(Mux(fire, spent, kept))]
+            mem = mem_next
+            fires.append(fire)
 
+        integrate_total = Signal(count)
+        m.d.comb += integrate_total.eq(integrate_count + sum(integrate_fired))
         integrate_last = Signal()
         inhibit_free = Signal()
         m.d.comb += [integrate_last.eq(integrate_left <= steps),
@@ -121,7 +129,8 @@ class PascIF(wiring.Component):
                      self.i.ready.eq(~integrate_valid | handover),
                      accept.eq(self.i.valid & self.i.ready)]
         with m.If(integrate_valid & ~integrate_last):
-            m.d.sync += [integrate_left.eq(integrate_left - steps), integrate_mem.eq(mem), integrate_count.eq(fired)]
+            m.d.sync += [integrate_left.eq(integrate_left - steps), integrate_mem.eq(mem),
+                         integrate_count.eq(integrate_total), integrate_fired.eq(Cat(fires))]
             for i, (active, x, x_less_theta) in enumerate(lanes):
                 correction = pending[i] if i < len(pending) else 0
                 m.d.sync += active.eq(integrate_left > steps + i)
@@ -133,63 +142,79 @@ class PascIF(wiring.Component):
         with m.If(handover):
             m.d.sync += integrate_valid.eq(0)
         with m.If(accept):
-            m.d.sync += [integrate_valid.eq(1), integrate_left.eq(job.t1), integrate_count.eq(0),
+            m.d.sync += [integrate_valid.eq(1), integrate_left.eq(job.t1), integrate_count.eq(0), integrate_fired.eq(0),
                          integrate_mem.eq(job.bias + (job.theta >> 1)), integrate_theta.eq(job.theta),
                          integrate_t1.eq(job.t1), integrate_t2.eq(job.t2), integrate_tag.eq(job.tag),
                          pseudo.eq(job.pseudo), pseudo_less_theta.eq(job.pseudo - job.theta)]
             for i, (active, x, x_less_theta) in enumerate(lanes):
-                correction = job.corrections[i - 1] if 1 <= i < most else 0
+                correction = corrections[i - 1] if 1 <= i < most else 0
                 m.d.sync += [active.eq(job.t1 > i), x.eq(Mux(job.t1 > i, job.pseudo - correction, 0)),
                              x_less_theta.eq(job.pseudo - correction - job.theta)]
-            m.d.sync += [register.eq(job.corrections[t - 1]) for t, register in enumerate(pending, steps)]
+            m.d.sync += [register.eq(corrections[t - 1]) for t, register in enumerate(pending, steps)]
 
-        # Stage 2. A step adds or subtracts theta by the membrane's sign, and keeps that if it helped.
+        # Stage 2. The membrane moves by theta, by its sign, until it lies in 0 ... theta - 1. It cannot turn back on the
+        # way, so the steps of a cycle go the same way, and each is decided by a multiple of theta, all at once.
         inhibit_valid = Signal()
         inhibit_left = Signal(level)
         inhibit_last = Signal()
         inhibit_mem = Signal(membrane)
-        inhibit_count = Signal(count)
-        inhibit_theta = Signal(self._theta_bits)
+        inhibit_count = Signal(count)           # spikes before the last cycle
+        inhibit_moved = Signal(steps)           # changes of the last cycle, not counted yet
+        inhibit_revoked = Signal()              # they take spikes back
         inhibit_t2 = Signal(level)
         inhibit_tag = Signal(self._tag_bits)
-        minus_theta = Signal(signed(self._theta_bits + 1))
+        below = Signal()
         m.d.comb += [inhibit_last.eq(inhibit_valid & (inhibit_left <= steps)),
-                     inhibit_free.eq(~inhibit_valid | inhibit_last)]
+                     inhibit_free.eq(~inhibit_valid | inhibit_last), below.eq(inhibit_mem < 0)]
 
-        rest, counted = inhibit_mem, inhibit_count
-        for i in range(steps):
-            below, moved, take = (Signal(name=f"inhibit{i}_below"), Signal(membrane, name=f"inhibit{i}_moved"),
-                                  Signal(name=f"inhibit{i}_take"))
-            m.d.comb += [below.eq(rest < 0), moved.eq(rest + Mux(below, inhibit_theta, minus_theta)),
-                         take.eq((inhibit_left > i) & (below | (moved >= 0)))]
-            rest_next, counted_next = Signal(membrane, name=f"inhibit{i}_mem"), Signal(count, name=f"inhibit{i}_count")
-            m.d.comb += [rest_next.eq(Mux(take, moved, rest)),
-                         counted_next.eq(counted + Mux(take, Mux(below, -1, 1), 0))]
-            rest, counted = rest_next, counted_next
+        rest, moves, short = inhibit_mem, [], 1  # short: one step less leaves the membrane negative
+        for i in range(1, steps + 1):
+            multiple = sum(integrate_theta << bit for bit in range(i.bit_length()) if i >> bit & 1)
+            plus = Signal(self._theta_bits + i.bit_length(), name=f"plus_{i}_theta")
+            minus = Signal(signed(self._theta_bits + i.bit_length() + 1), name=f"minus_{i}_theta")
+            with m.If(handover):
+                m.d.sync += [plus.eq(multiple), minus.eq(-multiple)]
+            moved = Signal(membrane, name=f"inhibit{i}_moved")
+            take = Signal(name=f"inhibit{i}_take")
+            chosen = Signal(membrane, name=f"inhibit{i}_mem")
+            m.d.comb += [moved.eq(inhibit_mem + Mux(below, plus, minus)),
+                         take.eq((inhibit_left >= i) & Mux(below, short, moved >= 0)),
+                         chosen.eq(Mux(take, moved, rest))]
+            rest, short = chosen, moved < 0
+            moves.append(take)
+
+        inhibit_total = Signal(count)
+        m.d.comb += inhibit_total.eq(inhibit_count + Mux(inhibit_revoked, -sum(inhibit_moved), sum(inhibit_moved)))
         with m.If(inhibit_valid):
-            m.d.sync += [inhibit_left.eq(inhibit_left - steps), inhibit_mem.eq(rest), inhibit_count.eq(counted)]
+            m.d.sync += [inhibit_left.eq(inhibit_left - steps), inhibit_mem.eq(rest), inhibit_count.eq(inhibit_total),
+                         inhibit_moved.eq(Cat(moves)), inhibit_revoked.eq(below)]
         with m.If(inhibit_last):
             m.d.sync += inhibit_valid.eq(0)
         with m.If(handover):
             longer = Mux(integrate_t1 > integrate_t2, integrate_t1, integrate_t2)
-            m.d.sync += [inhibit_valid.eq(1), inhibit_mem.eq(mem), inhibit_count.eq(fired), inhibit_left.eq(longer - 1),
-                         inhibit_theta.eq(integrate_theta), minus_theta.eq(-integrate_theta), inhibit_t2.eq(integrate_t2),
+            m.d.sync += [inhibit_valid.eq(1), inhibit_mem.eq(mem), inhibit_left.eq(longer - 1), inhibit_count.eq(integrate_total),
+                         inhibit_moved.eq(Cat(fires)), inhibit_revoked.eq(0), inhibit_t2.eq(integrate_t2),
                          inhibit_tag.eq(integrate_tag)]
 
         # Stage 3: the number of spikes that T2 steps emit.
         done = Signal()
         done_count = Signal(count)
+        done_moved = Signal(steps)
+        done_revoked = Signal()
+        done_total = Signal(count)
         done_t2 = Signal(level)
         done_tag = Signal(self._tag_bits)
+        m.d.comb += done_total.eq(done_count + Mux(done_revoked, -sum(done_moved), sum(done_moved)))
         m.d.sync += [done.eq(inhibit_last), self.o.valid.eq(done)]
         with m.If(inhibit_last):
-            m.d.sync += [done_count.eq(counted), done_t2.eq(inhibit_t2), done_tag.eq(inhibit_tag)]
+            m.d.sync += [done_count.eq(inhibit_total), done_moved.eq(Cat(moves)), done_revoked.eq(below),
+                         done_t2.eq(inhibit_t2), done_tag.eq(inhibit_tag)]
         with m.If(done):
             m.d.sync += self.o.payload.tag.eq(done_tag)
-            with m.If(done_count < 0):
+            with m.If(done_total < 0):
                 m.d.sync += self.o.payload.y.eq(0)
-            with m.Elif(done_count > done_t2):
+            with m.Elif(done_total > done_t2):
                 m.d.sync += self.o.payload.y.eq(done_t2)
             with m.Else():
-                m.d.sync += self.o.payload.y.eq(done_count)
+                m.d.sync += self.o.payload.y.eq(done_total)
         return m

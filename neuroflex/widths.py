@@ -10,7 +10,8 @@ Every bound below is a proof, not an estimate. For a column with weights ``w[k]`
 * **Membrane** of the PASC-IF neuron, started at ``mem0 = bias + theta // 2``. Stage 1 only ever subtracts from a
   membrane of at least theta, which leaves at least 0; so below, it is at least ``min(bias, 0)`` plus the negative part
   of ``T`` arrivals, and above, at most ``mem0`` plus the positive part of ``T`` arrivals. Stage 2 moves it towards
-  ``0 ... theta - 1`` and never past. The circuit also forms the difference with theta, which is the one extra term.
+  ``0 ... theta - 1`` and never past. The circuit also forms the difference with theta in stage 1, and in stage 2 the
+  sum of a negative and the difference of another membrane with as many thetas as it takes steps per cycle.
 """
 import numpy as np
 
@@ -55,17 +56,17 @@ def accumulator_bits(inputs, levels=1, *, weight_range=(-128, 127)):
     return signed_bits(min(low, 0) * inputs * levels, max(high, 0) * inputs * levels)
 
 
-def membrane_range(*, arrival_range, bias_range, theta, levels):
-    """``(low, high)`` of the membrane and of its difference with theta, after at most ``levels`` arrivals."""
-    low = min(bias_range[0], 0) + levels * min(arrival_range[0], 0) - theta
-    high = max(bias_range[1] + theta // 2 + levels * max(arrival_range[1], 0), theta)
+def membrane_range(*, arrival_range, bias_range, theta, levels, steps=1):
+    """``(low, high)`` of the membrane after at most ``levels`` arrivals, and of its sums and differences with theta."""
+    low = min(min(bias_range[0], 0) + levels * min(arrival_range[0], 0) - theta, -steps * theta)
+    high = max(bias_range[1] + theta // 2 + levels * max(arrival_range[1], 0), steps * theta)
     return low, high
 
 
-def membrane_bits(*, arrival_bits, bias_bits, theta_bits, levels):
+def membrane_bits(*, arrival_bits, bias_bits, theta_bits, levels, steps=1):
     """Bits of the PASC-IF membrane for any inputs of these widths; see the module's proof."""
     return signed_bits(*membrane_range(arrival_range=signed_range(arrival_bits), bias_range=signed_range(bias_bits),
-                                       theta=(1 << theta_bits) - 1, levels=levels))
+                                       theta=(1 << theta_bits) - 1, levels=levels, steps=steps))
 
 
 def require_column(weights, *, bias, theta, levels_in, levels_out, acc_bits, bias_bits, theta_bits, level_limit, spiking,
