@@ -39,7 +39,7 @@ class AnnPe(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.join = join = JoinFrontEnd(config)
+        m.submodules.front_end = join = JoinFrontEnd(config)
         m.submodules.row_end = row_end = RowEnd(config)
         m.d.comb += [
             *(getattr(join, name).eq(getattr(self, name)) for name in ("bus", "group", "load", "load_here", "clear")),
@@ -57,7 +57,7 @@ class AnnPe(wiring.Component):
 
     def _retire(self, m, join, row_end):
         """Slot and row follow a fixed number of cycles after the chunk's retirement."""
-        m.d.sync += join.release.eq(join.retired.valid)
+        m.d.sync += join.slot_release.eq(join.retired.valid)
         stage = Cat(join.retired.valid & join.retired.last_chunk, join.retired.first_window, join.retired.last_window)
         for cycle in range(self.DRAIN_DELAY):
             delayed = Signal(3, name=f"drain_{cycle}")
@@ -93,10 +93,7 @@ class AnnPe(wiring.Component):
             write.data.eq(product + Mux(written.bit_select(product_address, 1), old.data, 0)),
             done.addr.eq(job_address),
         ]
-        with m.If(product_valid):
-            m.d.sync += written.bit_select(product_address, 1).eq(1)
-        with m.If(row_end.job_taken):
-            m.d.sync += written.bit_select(job_address, 1).eq(0)
+        m.d.sync += written.eq((written | (product_valid << product_address)) & ~(row_end.job_taken << job_address))
 
         layout = data.StructLayout({"theta": 32, "bias": signed(32), "levels": 8})
         m.submodules.parameters = parameters = Memory(shape=layout, depth=config.columns_per_pe, init=[])

@@ -77,7 +77,7 @@ class JoinFrontEnd(wiring.Component):
         Forget columns and restart the row banks at 0. Only while no chunk is held.
     open : In(1)
         Pulse: one more chunk, in order, may be scanned from the next cycle on; not before its ``arrived``.
-    release : In(1)
+    slot_release : In(1)
         Pulse: the oldest slot held is free again.
     level_slot, level_offset : In
         Address of ``level``.
@@ -94,11 +94,11 @@ class JoinFrontEnd(wiring.Component):
     matching : Out(1)
         The engine holds a match in this cycle.
     match : Out(match_layout), activation_mask : Out(chunk_bits)
-        The match of ``MATCH_LATENCY`` cycles ago, and the mask of its chunk.
+        The match of ``MATCH_LATENCY`` cycles ago, and the mask of its chunk; held while not valid.
     weighted : Out(weighted_layout)
-        The match of ``WEIGHT_LATENCY`` cycles ago with its weight.
+        The match of ``WEIGHT_LATENCY`` cycles ago with its weight; held while not valid.
     retired : Out(retire_layout)
-        Chunks in order, at most one per cycle.
+        Chunks in order, at most one per cycle; all 0 otherwise.
     level : Out(7)
         Packed level ``level_offset`` of the chunk in ``level_slot``. Combinational.
     mask : Out(chunk_bits)
@@ -119,7 +119,7 @@ class JoinFrontEnd(wiring.Component):
             "load_here": In(1),
             "clear": In(1),
             "open": In(1),
-            "release": In(1),
+            "slot_release": In(1),
             "level_slot": In(range(config.slots)),
             "level_offset": In(range(config.chunk_bits)),
             "mask_slot": In(range(config.slots)),
@@ -186,7 +186,7 @@ class JoinFrontEnd(wiring.Component):
             self.slot_free.eq((held != config.slots) | (self.columns == 0)),
             self.busy.eq(held != 0),
         ]
-        m.d.sync += held.eq(held + first - self.release)
+        m.d.sync += held.eq(held + first - self.slot_release)
         with m.If(mine):
             m.d.sync += next_beat.eq(beat + 1)
         with m.If(self.arrived):
@@ -266,13 +266,11 @@ class JoinFrontEnd(wiring.Component):
         result = {"stage": combine_stage, "entry": entry}
         # The AND is cut after groups of four bits: what is left of a tree fits the next cycle.
         for half in range(2):
-            matched = read.data[f"mask{half}"] & scan_mask.data
             some, several = Signal(bits // 4, name=f"some_{half}"), Signal(bits // 4, name=f"several_{half}")
-            for group in range(bits // 4):
-                flags = count_flags(matched[4 * group:4 * group + 4])
-                m.d.sync += [some[group].eq(flags[0]), several[group].eq(flags[1])]
+            flags = count_flags(m, read.data[f"mask{half}"] & scan_mask.data, f"scan_{half}", groups=bits // 4)
+            m.d.sync += [some.eq(flags[0]), several.eq(flags[1])]
             result[f"any{half}"] = some.any()
-            result[f"single{half}"] = ~several.any() & ~count_flags(some)[1]
+            result[f"single{half}"] = ~several.any() & ~count_flags(m, some, f"some_{half}")[1]
         return result
 
     def _queue(self, m, scanned):
@@ -311,7 +309,7 @@ class JoinFrontEnd(wiring.Component):
         pair_done = Signal()
 
         m.submodules.encoder = encoder = PriorityEncoder(bits=bits)
-        flags = count_flags(remaining)
+        flags = count_flags(m, remaining, "remaining")
         m.d.comb += [
             self.matching.eq(active), encoder.mask.eq(remaining), engine_slot.eq(entry.slot),
             pair_done.eq(active & last & ~second),
@@ -354,7 +352,7 @@ class JoinFrontEnd(wiring.Component):
             m.d.sync += [after[name].eq(before[name]) for name in ("valid", "column", "bank")]
         base_2, base_3, address = (Signal(config.value_base_bits, name=name) for name in ("base_2", "base_3", "weight_address"))
         byte_bits = (config.line_bytes - 1).bit_length()
-        byte = Signal(byte_bits)
+        byte_index = Signal(byte_bits)
         m.submodules.weights = values = Memory(shape=config.chunk_bits, depth=config.value_lines, init=[])
         write, read = values.write_port(), values.read_port()
         m.d.comb += [
@@ -362,8 +360,8 @@ class JoinFrontEnd(wiring.Component):
             write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.VALUES)),
             address.eq(base_3 + prefix.count), read.addr.eq(address[byte_bits:]), read.en.eq(delayed[1].valid),
         ]
-        m.d.sync += [base_2.eq(match_base), base_3.eq(base_2), byte.eq(address),
-                     self.weighted.weight.eq(read.data.word_select(byte, 8))]
+        m.d.sync += [base_2.eq(match_base), base_3.eq(base_2), byte_index.eq(address),
+                     self.weighted.weight.eq(read.data.word_select(byte_index, 8))]
         return finished
 
     def _retire(self, m, scanned, pushed, finished):
@@ -382,7 +380,7 @@ class JoinFrontEnd(wiring.Component):
             read.addr.eq(read_count),
             # Both are counts of pairs, at most queue_depth apart: the difference has a sign.
             ahead.eq(finished - read.data.pushed),
-            retired.valid.eq((write_count != read_count) & ~ahead[-1]),
-            *(retired[name].eq(read.data[name]) for name in ("slot", *names)),
         ]
+        with m.If((write_count != read_count) & ~ahead[-1]):
+            m.d.comb += [retired.valid.eq(1), *(retired[name].eq(read.data[name]) for name in ("slot", *names))]
         m.d.sync += [write_count.eq(write_count + stage.end), read_count.eq(read_count + retired.valid)]

@@ -16,14 +16,31 @@ def tree_sum(values):
     return values[0]
 
 
-def count_flags(bits):
-    """``(at_least_1, at_least_2, at_least_3)`` of the set bits, as a balanced tree; the flags saturate."""
-    flags = [(bit, Const(0, 1), Const(0, 1)) for bit in bits]
-    while len(flags) > 1:
-        merged = [(a1 | b1, a2 | b2 | (a1 & b1), a3 | b3 | (a2 & b1) | (a1 & b2))
-                  for (a1, a2, a3), (b1, b2, b3) in zip(flags[::2], flags[1::2])]
-        flags = merged + flags[len(flags) & ~1:]
-    return flags[0]
+def count_flags(m, bits, name, *, groups=1):
+    """Whether at least 1, 2, 3 bits are set, counted by a saturating tree.
+
+    Parameters
+    ----------
+    m : Module
+        Gets the tree's logic.
+    bits : Value
+        Its width is a power of two times ``groups``.
+    name : str
+        Prefix of the names of the tree's signals.
+    groups : int
+        Number of groups counted separately; group ``g`` is the bits ``g``, ``g + groups``, ``g + 2 * groups`` ...
+
+    Returns
+    -------
+    tuple of three Signals of ``groups`` bits: at least 1, 2, 3 set bits in each group.
+    """
+    one, two, three = bits, Const(0, len(bits)), Const(0, len(bits))
+    while len(one) > groups:
+        half = len(one) // 2
+        a1, b1, a2, b2, a3, b3 = one[:half], one[half:], two[:half], two[half:], three[:half], three[half:]
+        one, two, three = (Signal(half, name=f"{name}_{count}_of_{half}") for count in ("one", "two", "three"))
+        m.d.comb += [one.eq(a1 | b1), two.eq(a2 | b2 | (a1 & b1)), three.eq(a3 | b3 | (a2 & b1) | (a1 & b2))]
+    return one, two, three
 
 
 def _check_bits(bits):
@@ -63,12 +80,15 @@ class FastPrefix(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         low, high = self.position[:3], self.position[3:]
-        low_below = Cat(low > i for i in range(GROUP))
+        low_below = Signal(GROUP)          # the bits of the position's own group that count
+        m.d.comb += low_below.eq(Cat(low > i for i in range(GROUP - 1)))
         group_counts = []
         for group in range(self._bits // GROUP):
-            whole, partial = high > group, high == group
-            bits = self.mask.word_select(group, GROUP) & (whole.replicate(GROUP) | (partial.replicate(GROUP) & low_below))
-            count = Signal(range(GROUP + 1), name=f"group_count_{group}")
+            whole = high > group if group < self._bits // GROUP - 1 else Const(0, 1)
+            partial = high == group
+            bits, count = Signal(GROUP, name=f"below_{group}"), Signal(range(GROUP + 1), name=f"group_count_{group}")
+            m.d.comb += bits.eq(self.mask.word_select(group, GROUP)
+                                & (whole.replicate(GROUP) | (partial.replicate(GROUP) & low_below)))
             m.d.sync += count.eq(tree_sum(bits))
             group_counts.append(count)
         m.d.sync += self.count.eq(tree_sum(group_counts))
@@ -103,18 +123,18 @@ class PriorityEncoder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         count = self._bits // GROUP
-        groups = [self.mask.word_select(group, GROUP) for group in range(count)]
-        any_set = Signal(count)
+        # All groups at once: plane i holds bit i of every group.
+        planes, lowest, rest = ([Signal(count, name=f"{name}_{i}") for i in range(GROUP)] for name in ("plane", "lowest", "rest"))
+        before = [Signal(count, name=f"before_{i}") for i in range(GROUP + 1)]
         first_group = Signal(count)
-        m.d.comb += [any_set.eq(Cat(group.any() for group in groups)), first_group.eq(_lowest(any_set))]
-        lowest = Signal(GROUP)     # lowest bit within the first group
-        selected = Signal(GROUP)
-        chosen = Const(0, GROUP)
-        for index, group in enumerate(groups):
-            chosen = chosen | (group & first_group[index].replicate(GROUP))
-            m.d.comb += self.rest.word_select(index, GROUP).eq(group & ~(_lowest(group) & first_group[index].replicate(GROUP)))
-        m.d.comb += [selected.eq(chosen), lowest.eq(_lowest(selected)),
-                     self.position.eq(Cat(_encode(lowest), _encode(first_group)))]
+        m.d.comb += first_group.eq(_lowest(before[GROUP]))
+        for i, plane in enumerate(planes):
+            m.d.comb += [plane.eq(Cat(self.mask[i::GROUP])), lowest[i].eq(plane & ~before[i] & first_group),
+                         before[i + 1].eq(before[i] | plane), rest[i].eq(plane & ~lowest[i])]
+        bit = Signal(GROUP)        # the lowest bit's place in its group
+        m.d.comb += [bit.eq(Cat(low.any() for low in lowest)),
+                     self.position.eq(Cat(_encode(bit), _encode(first_group))),
+                     self.rest.eq(Cat(plane[group] for group in range(count) for plane in rest))]
         return m
 
 
