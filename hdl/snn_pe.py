@@ -109,7 +109,7 @@ class SnnPe(wiring.Component):
             delayed = Signal(speculation.chunk_end.shape(), name=f"retired_{index}")
             m.d.sync += [delayed[name].eq(stage[name]) for name in names]
             stage = delayed
-        m.d.comb += [speculation.chunk_end.eq(stage), join.release.eq(speculation.ended.valid)]
+        m.d.comb += [speculation.chunk_end.eq(stage), join.slot_release.eq(speculation.ended.valid)]
 
         ended = speculation.ended
         stage = Cat(ended.valid & ended.last_chunk, ended.first_window, ended.last_window)
