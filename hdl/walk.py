@@ -149,7 +149,7 @@ class Walk(wiring.Component):
         m.d.comb += [
             last_column.eq(position.columns_left == 0),
             last_row.eq(position.rows_left == 0),
-            last_group.eq((group == constants["groups_last"]) | (last_column & last_row)),
+            last_group.eq(self._last_group(group, constants["groups_last"], last_column & last_row)),
             chunk_ends.eq(chunks_left == 0),
             columns_end.eq(kernel_column == of("kernel_columns_last")[source]),
             rows_end.eq(kernel_row == of("kernel_rows_last")[source]),
@@ -224,13 +224,21 @@ class Walk(wiring.Component):
 
         row = Mux(source, position.row[1], position.row[0]) + (pool_rows[source] + kernel_row)
         column = Mux(source, position.column[1], position.column[0]) + (pool_columns[source] + kernel_column)
-        read_again = (((kernel_row >= stride[source]) & ~last_row) | ((kernel_column >= stride[source]) & ~last_column)
-                      | ~repeats_end)
+        below = (kernel_row >= stride[source]) & ~last_row
+        right = (kernel_column >= stride[source]) & ~last_column
         return {"valid": active, "row": row, "column": column, "chunk_offset": chunk_offset, "group": group,
                 "first_chunk": first_chunk, "last_chunk": last_chunk, "first_window": first_window,
                 "last_window": last_window, "new_block": new_block,
-                "consume": of("consumable")[source] & ~read_again, "source": source,
+                "consume": of("consumable")[source] & ~self._read_again(below, right, repeats_end), "source": source,
                 "last_of_layer": last_of_layer}
+
+    def _last_group(self, group, groups_last, last_position):
+        """Whether the block ends with this group: the last block may have fewer positions than there are groups."""
+        return (group == groups_last) | last_position
+
+    def _read_again(self, below, right, repeats_end):
+        """Whether the layer reads the chunk again: in the window below or to the right, or in the next repeat."""
+        return below | right | ~repeats_end
 
     def _address_pipeline(self, m, loops, advance):
         """Six stages from loop counters to the description on offer."""

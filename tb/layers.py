@@ -4,7 +4,9 @@ import numpy as np
 from neuroflex.formats import DESCRIPTOR_FIELDS
 from neuroflex.tb.bits import concat
 
-__all__ = ["pack_payload", "random_layer"]
+__all__ = ["KINDS", "pack_payload", "random_layer"]
+
+KINDS = ("conv", "pool", "residual", "dense", "wide")
 
 
 def random_layer(rng, config, kind, *, most=2000):
@@ -15,7 +17,7 @@ def random_layer(rng, config, kind, *, most=2000):
     rng : numpy.random.Generator
     config : ArchConfig
     kind : str
-        ``conv``: one source; ``pool``: with a fused pool; ``residual``: two sources of different geometry; ``dense``: the kernel
+        One of ``KINDS``. ``conv``: one source; ``pool``: with a fused pool; ``residual``: two sources of different geometry; ``dense``: the kernel
         covers the tensor, one output; ``wide``: many chunks per spine.
     most : int
         Largest number of chunks to broadcast.

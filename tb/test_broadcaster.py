@@ -22,10 +22,9 @@ from neuroflex.hdl.layouts import broadcast_layout, fetch_layout, read_layout, r
 from neuroflex.sim import broadcaster as model
 from neuroflex.sim.walk import ADDRESS, CONSUME, GROUP, OUTSIDE, WALK_FIELDS, walk_chunks
 from neuroflex.tb.bench import Bench, Mismatch
-from neuroflex.tb.layers import pack_payload, random_layer
+from neuroflex.tb.layers import KINDS, pack_payload, random_layer
 
 SEED = 20260102
-KINDS = ("conv", "pool", "residual", "dense", "wide")
 _OBSERVED = model.CAUSE + 1
 _RESPONSE_READ = _OBSERVED       # column of a trace: number of the read answered in this cycle, or -1
 _START = _OBSERVED + 1
