@@ -81,17 +81,20 @@ class RoundWalk(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        active, begun = Signal(), Signal()
+        active = Signal()
+        begun = Signal()
         block = Signal(range(2 * config.row_buffers))
         group = Signal(range(max(config.max_groups, 2)))
-        row, column = Signal(16), Signal(16)
+        row = Signal(16)
+        column = Signal(16)
         core = Signal(Core)
         index = Signal(8)
         offset = Signal(range(config.chunk_bits))
 
         cores = {Core.ANN: (config.ann_pes, self.ann_done, self.ann_columns),
                  Core.SNN: (config.snn_pes, self.snn_done, self.snn_columns)}
-        missing, has = Signal(), {}
+        missing = Signal()
+        has = {}
         waiting = []
         for which, (pes, done, columns) in cores.items():
             members = Signal(pes, name=f"{which.name.lower()}_members")
@@ -104,9 +107,12 @@ class RoundWalk(wiring.Component):
         m.d.comb += missing.eq(Cat(waiting).any())
 
         # A position's chunks go on over both cores; the SNN core's first round starts at a multiple of its width.
-        last_of_core, to_snn, last_round = Signal(), Signal(), Signal()
+        last_of_core = Signal()
+        to_snn = Signal()
+        last_round = Signal()
         following = Signal(range(config.chunk_bits + 1))
-        ann_width, snn_width = Signal(range(config.ann_pes + 1)), Signal(range(config.snn_pes + 1))
+        ann_width = Signal(range(config.ann_pes + 1))
+        snn_width = Signal(range(config.snn_pes + 1))
         below_snn = Signal(range(config.chunk_bits + 1))      # bits of a position below a multiple of snn_width
         m.d.comb += [
             ann_width.eq(config.ann_pes >> self.groups_log2), snn_width.eq(config.snn_pes >> self.groups_log2),
@@ -120,7 +126,10 @@ class RoundWalk(wiring.Component):
         with m.Else():
             m.d.comb += following.eq(offset + Mux(core == Core.ANN, ann_width, snn_width))
 
-        last_column, last_position, last_group, issue = Signal(), Signal(), Signal(), Signal()
+        last_column = Signal()
+        last_position = Signal()
+        last_group = Signal()
+        issue = Signal()
         m.d.comb += [
             last_column.eq(column + 1 == self.out_width),
             last_position.eq(last_column & (row + 1 == self.out_height)),
@@ -188,16 +197,24 @@ class LinePacker(wiring.Component):
         config = self._config
         lanes, line_bytes = config.lanes, config.line_bytes
         address = config.address_bits
-        full, rest, mask = Signal(), Signal(), Signal()      # lines to write, in this order
+        # lines to write, in this order
+        full = Signal()
+        rest = Signal()
+        mask = Signal()
         full_line, part = (Signal(data.ArrayLayout(LEVEL_BITS, line_bytes), name=n) for n in ("full_line", "part"))
         mask_line = Signal(config.chunk_bits)
         full_address, rest_address, mask_address = (Signal(address, name=f"{n}_address") for n in ("full", "rest", "mask"))
-        fresh, last, through = Signal(), Signal(), Signal()
-        chunk, position, stride = Signal(address), Signal(address), Signal(address)
+        fresh = Signal()
+        last = Signal()
+        through = Signal()
+        chunk = Signal(address)
+        position = Signal(address)
+        stride = Signal(address)
         lines = Signal(range(CHUNK_LINES + 1), init=1)       # of the chunk so far, with its mask
         compacted = self.compacted
 
-        any_line, one_line = Signal(), Signal()
+        any_line = Signal()
+        one_line = Signal()
         m.d.comb += [
             any_line.eq(full | rest | mask), one_line.eq(~(full & rest) & ~(full & mask) & ~(rest & mask)),
             self.advance.eq(~any_line | (one_line & self.write.ready)),

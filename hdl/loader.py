@@ -125,7 +125,9 @@ class RecordParser(wiring.Component):
         bad_sizes = ((sizes.mask_pairs == 0) | (sizes.mask_pairs > config.mask_pairs)
                      | (sizes.value_lines > config.value_lines))
         new_total = Signal(range(2 << config.value_base_bits))
-        last_pair, last_in_chunk, phantom = Signal(), Signal(), Signal()
+        last_pair = Signal()
+        last_in_chunk = Signal()
+        phantom = Signal()
         m.d.comb += [
             new_total.eq(total + ones),
             last_pair.eq(index + 1 == mask_pairs),
@@ -133,8 +135,11 @@ class RecordParser(wiring.Component):
             phantom.eq(part[0] & last_in_chunk & columns[0] & (ones != 0)),
         ]
 
-        beat, ends, problem = Signal(), Signal(), Signal(Status)
-        kind, number = Signal(LoadKind), Signal(len(self.load.address))
+        beat = Signal()
+        ends = Signal()
+        problem = Signal(Status)
+        kind = Signal(LoadKind)
+        number = Signal(len(self.load.address))
         content = Signal(len(self.load.data))
         next_phase = Signal(_Phase)
         m.d.comb += [next_phase.eq(phase), number.eq(index)]
@@ -168,7 +173,8 @@ class RecordParser(wiring.Component):
                 with m.If(index + 1 == value_lines):
                     m.d.comb += [next_phase.eq(_Phase.HEADER), ends.eq(1)]
 
-        parse, error = Signal(), Signal(Status)
+        parse = Signal()
+        error = Signal(Status)
         m.d.comb += parse.eq(self.counted.valid & ~self.ended)
         with m.If(self.counted.error):
             m.d.comb += error.eq(Status.BUS_ERROR)

@@ -9,11 +9,12 @@ Test plan
   without a column, PEs that are not done, cycles in which nothing was asked for. The counters of PEs without
   columns are garbage too.
 * Contents: the lines are those of ``pack_chunk``, each written once, nothing else is written.
-* Coverage: the counts of :func:`coverage` must reach their thresholds.
-* Faults: lost rest line, mask not cleared, wrong end of a layer, a column too many must be reported.
+* Coverage: the counts of ``cover`` must reach ``THRESHOLDS``.
+* Faults: those of ``FAULTS`` must be reported.
 """
 import collections
 import gc
+import re
 import time
 
 import numpy as np
@@ -241,10 +242,6 @@ def test_random_layers(config, gap):
     print(dict(cover))
 
 
-def test_cocotb():
-    check(UNEQUAL, 12, 4, engine="cocotb", thresholds={})
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("config", [*PRESETS.values(), UNEQUAL, NARROW], ids=lambda config: config.name)
 @pytest.mark.parametrize("seed", range(100, 104))
@@ -305,11 +302,21 @@ def _free_run(state, nonzeros, ann_columns, snn_columns, done):
     return cycles
 
 
-def edit(old, new):
-    def change(verilog):
-        assert old in verilog, f"{old!r} is not in the Verilog"
-        return verilog.replace(old, new)
-    return change
+FAULTS = {
+    "a round is lost when the pipeline holds": (r"holds \? held : chosen", "chosen"),
+    "the rest of a chunk at the mask's address": (r"= rest_address;", "= mask_address;"),
+    "masks and values of the chunk before stay": (r"fresh <= \w+;", "fresh <= 1'h0;"),
+    "all positions at one address": (r"stride <= \w+;", "stride <= 0;"),
+}
+
+
+@pytest.mark.parametrize("fault", [fault if i == 0 else pytest.param(fault, marks=pytest.mark.long)
+                                   for i, fault in enumerate(FAULTS)])
+def test_fault_is_seen(fault):
+    stimulus, expected, where, _ = stimuli(UNEQUAL, 13, 12)
+    bench = Bench(Compressor(config=UNEQUAL), "compressor", verilog_edit=lambda text: re.sub(*FAULTS[fault], text))
+    with pytest.raises(Mismatch):
+        bench.run(stimulus, expected, where)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::amaranth.hdl.UnusedElaboratable")
@@ -317,6 +324,3 @@ def test_config_is_checked():
     with pytest.raises(TypeError, match="config must be an ArchConfig, not 3"):
         Compressor(config=3)
     gc.collect()   # the refused component goes while the warning that it was never used is ignored
-
-
-__all__ = ["Mismatch"]

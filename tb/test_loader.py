@@ -8,10 +8,11 @@ Test plan
 * Malformed streams of every kind of ``DAMAGE``, the damage anywhere in the stream, between good streams: the status, that no beat
   comes from the bad line on, that all lines asked for are taken, and that the next stream loads.
 * Coverage: each kind of damage and of beat, streams of more than one burst, errors while bursts are outstanding; thresholds.
-* Faults: a base that is not summed up, a length that is not checked, a lost line must be reported.
+* Faults: those of ``FAULTS`` must be reported.
 """
 import collections
 import gc
+import re
 import time
 
 import numpy as np
@@ -232,18 +233,21 @@ class Stream:
                      for side in range(2))
 
 
-def check(config, seed, good, rounds_of_damage, engine="library", thresholds=None):
-    print(f"seed {seed}, {config.name}")
+def stimuli(config, seed, good, rounds_of_damage, thresholds):
+    """Streams in random order: stimulus, expectation, payload cycles; fails when coverage is short of a threshold."""
     stream = Stream(config, seed)
     plan = [None] * good + list(DAMAGE) * rounds_of_damage
     for i in stream.rng.permutation(len(plan)):
         stream.load(plan[i])
-    print(dict(stream.cover))
-    short = {point: (stream.cover[point], least) for point, least in (thresholds or {}).items() if stream.cover[point] < least}
+    print(f"seed {seed}, {config.name}: {dict(stream.cover)}")
+    short = {point: (stream.cover[point], least) for point, least in thresholds.items() if stream.cover[point] < least}
     assert not short, f"coverage (found, least): {short}"
     stimulus, expected = stream.arrays()
-    where = {"request__payload": expected["request__valid"] == 1}
-    Bench(Loader(config=config), "loader").run(stimulus, expected, where, engine=engine, seed=seed)
+    return stimulus, expected, {"request__payload": expected["request__valid"] == 1}
+
+
+def check(config, seed, good, rounds_of_damage, engine="library", thresholds={}):
+    Bench(Loader(config=config), "loader").run(*stimuli(config, seed, good, rounds_of_damage, thresholds), engine=engine, seed=seed)
 
 
 THRESHOLDS = {"lines": 10_000, "several bursts": 10, "one line per cycle": 5, "error while lines are outstanding": 10,
@@ -253,10 +257,6 @@ THRESHOLDS = {"lines": 10_000, "several bursts": 10, "one line per cycle": 5, "e
 @pytest.mark.parametrize("config", [NARROW, MIDDLE, WIDE], ids=lambda config: config.name)
 def test_random_streams(config):
     check(config, 21, 80, 3, thresholds=THRESHOLDS)
-
-
-def test_cocotb():
-    check(NARROW, 22, 4, 1, engine="cocotb")
 
 
 @pytest.mark.long
@@ -310,11 +310,25 @@ def test_decoder_refuses_the_same(kind):
         assert (refused.value.line, refused.value.status) == (beats.fault_line, beats.fault)
 
 
+FAULTS = {
+    "value bases stay zero": (r"base <= \w+;", "base <= 0;"),
+    "chunks are not counted in pairs": (r"pair <= \w+;", "pair <= 0;"),
+    "outstanding lines are forgotten": (r"outstanding <= \w+;", "outstanding <= 0;"),
+    "wrong addresses after the first burst": (r"next_address <= (\w+);", r"next_address <= start ? \1 : next_address;"),
+}
+
+
+@pytest.mark.parametrize("fault", [fault if i == 0 else pytest.param(fault, marks=pytest.mark.long)
+                                   for i, fault in enumerate(FAULTS)])
+def test_fault_is_seen(fault):
+    stimulus, expected, where = stimuli(NARROW, 24, 10, 1, {})
+    bench = Bench(Loader(config=NARROW), "loader", verilog_edit=lambda text: re.sub(*FAULTS[fault], text))
+    with pytest.raises(Mismatch):
+        bench.run(stimulus, expected, where)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::amaranth.hdl.UnusedElaboratable")
 def test_config_is_checked():
     with pytest.raises(TypeError, match="config must be an ArchConfig, not 'x'"):
         Loader(config="x")
     gc.collect()   # the refused component goes while the warning that it was never used is ignored
-
-
-__all__ = ["Mismatch"]
