@@ -1,12 +1,11 @@
 """Which core and which PE takes each column.
 
-The split between the cores minimises the energy-delay product (EDP) of a layer, the columns of a core are packed longest
-first, and every published control is there to compare with. ``docs/scheduling.md`` explains the method.
+The split between the cores minimises the energy-delay product (EDP), the columns of a core are packed longest first, and every published control is there to compare with. ``docs/scheduling.md`` explains the method.
 """
 
-__all__ = ["METHODS", "LayerSchedule", "Machine", "ScheduleError", "Scheduler", "profile", "schedule"]
+__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "profile", "schedule", "schedule_network"]
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -115,10 +114,13 @@ def _pack(order, delay, size, pes, most, room, pe):
 
 
 @njit(cache=True)
-def _edp(core, orders, delay, energy, size, pes, most, room, pe):
-    """EDP of a split with both cores packed longest first; infinite when it does not fit."""
+def _edp(core, orders, delay, energy, size, pes, most, room, pe, around):
+    """EDP of a split with both cores packed longest first; infinite when it does not fit.
+
+    ``around`` is (energy, delay) of the layers that are not being split: theirs is added to this one's.
+    """
     span = 0.0
-    total = 0.0
+    total = around[0]
     for c in range(2):
         order = orders[c][core[orders[c]] == c]
         if order.size:
@@ -127,23 +129,23 @@ def _edp(core, orders, delay, energy, size, pes, most, room, pe):
                 return np.inf
             span = max(span, one)
             total += energy[c][order].sum()
-    return total * span
+    return total * (around[1] + span)
 
 
 @njit(cache=True)
-def _prefixes(ranked, orders, delay, energy, size, pes, most, room, pe):
+def _prefixes(ranked, orders, delay, energy, size, pes, most, room, pe, around):
     """EDP with the first 0, 1, … all of the ranked columns on the SNN core."""
     core = np.zeros(len(size), np.int64)
     values = np.empty(len(ranked) + 1)
-    values[0] = _edp(core, orders, delay, energy, size, pes, most, room, pe)
+    values[0] = _edp(core, orders, delay, energy, size, pes, most, room, pe, around)
     for count in range(len(ranked)):
         core[ranked[count]] = 1
-        values[count + 1] = _edp(core, orders, delay, energy, size, pes, most, room, pe)
+        values[count + 1] = _edp(core, orders, delay, energy, size, pes, most, room, pe, around)
     return values
 
 
 @njit(cache=True)
-def _refine(core, movable, best, orders, delay, energy, size, pes, most, room, pe):
+def _refine(core, movable, best, orders, delay, energy, size, pes, most, room, pe, around):
     """Changes the core of one or two columns at a time while that lowers the EDP, in place; returns the EDP."""
     improved = True
     while improved:
@@ -154,7 +156,7 @@ def _refine(core, movable, best, orders, delay, energy, size, pes, most, room, p
                 core[a] = 1 - core[a]
                 if a != b:
                     core[b] = 1 - core[b]
-                value = _edp(core, orders, delay, energy, size, pes, most, room, pe)
+                value = _edp(core, orders, delay, energy, size, pes, most, room, pe, around)
                 if value < best * (1 - 1e-12):
                     best = value
                     improved = True
@@ -166,7 +168,7 @@ def _refine(core, movable, best, orders, delay, energy, size, pes, most, room, p
 
 
 @njit(cache=True)
-def _brute_force(spiking, orders, delay, energy, size, pes, most, room, pe):
+def _brute_force(spiking, orders, delay, energy, size, pes, most, room, pe, around):
     """The best of all splits, the cores packed longest first."""
     n = len(spiking)
     core = np.zeros(n, np.int64)
@@ -177,7 +179,7 @@ def _brute_force(spiking, orders, delay, energy, size, pes, most, room, pe):
             core[column] = code >> column & 1
             allowed = allowed and (core[column] == 0 or spiking[column])
         if allowed:
-            value = _edp(core, orders, delay, energy, size, pes, most, room, pe)
+            value = _edp(core, orders, delay, energy, size, pes, most, room, pe, around)
             if value < best:
                 best, found = value, code
     return found
@@ -198,17 +200,19 @@ def _ranking(costs):
     return candidates[np.lexsort((candidates, -saved / np.maximum(added, scale)))]
 
 
-def _split(costs, machine, method):
+def _split(costs, machine, method, around, start):
     """Core of each column, int64 (N,)."""
     n = len(costs.size)
     core = np.zeros(n, np.int64)
     if method == "all_ann":
         return core
+    if method == "random" and start is not None:
+        return start
     if method == "all_snn":
         return costs.spiking.astype(np.int64)
     orders = _orders(costs)
     common = (orders, costs.delay, costs.energy, costs.size, np.array(machine.pes, np.int64), machine.columns_per_pe,
-              machine.values_per_pe, np.empty(n, np.int64))
+              machine.values_per_pe, np.empty(n, np.int64), np.array(around, np.float64))
     if method == "layerwise":
         spikes = costs.spiking.astype(np.int64)
         return spikes if _edp(spikes, *common) < _edp(core, *common) else core
@@ -217,18 +221,19 @@ def _split(costs, machine, method):
     if n <= BRUTE_FORCE_COLUMNS:      # a few milliseconds, and exact
         found = _brute_force(costs.spiking, *common)
         return core if found < 0 else np.array([found >> column & 1 for column in range(n)], dtype=np.int64)
-    return _search(costs, common)
+    return _search(costs, common, start)
 
 
-def _search(costs, common):
-    """Minimum-EDP split: prefixes of the ranking, then a local search from the best of them."""
+def _search(costs, common, start=None):
+    """Minimum-EDP split: prefixes of the ranking, then a local search from the best of them; never worse than ``start``."""
     ranked = _ranking(costs)
     by_delay = ranked[np.argsort(costs.delay[Core.SNN][ranked], kind="stable")]
     # Few large columns pack badly, whatever they save: splits by size are starting points too.
     starts = [(value, count, order) for order in (ranked, by_delay, by_delay[::-1])
               for count, value in enumerate(_prefixes(order, *common))]
     starts.sort(key=lambda start: start[0])
-    result, best = np.zeros(len(costs.size), np.int64), np.inf
+    result = np.zeros(len(costs.size), np.int64) if start is None else start
+    best = _edp(result, *common)
     for value, count, order in starts[:STARTS]:
         core = np.zeros(len(costs.size), np.int64)
         core[order[:count]] = 1
@@ -253,7 +258,8 @@ def _random_pes(columns, costs, machine, core, rng):
     return pe
 
 
-def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_log2=0):
+def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_log2=0,
+             around=(0.0, 0.0), start=None):
     """Schedule one tile of columns.
 
     Parameters
@@ -272,6 +278,10 @@ def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_l
         The columns' numbers in their layer; 0 … N-1 by default.
     groups_log2 : int
         Recorded, and taken into account in the makespan.
+    around : (float, float)
+        Energy (pJ) and delay (cycles) of the rest of the network: the EDP that is minimised is that of the whole.
+    start : int array (N,), optional
+        A split that the search must not be worse than; with ``random``, the split.
 
     Returns
     -------
@@ -286,7 +296,8 @@ def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_l
         raise ScheduleError(f"no method {method!r}; there are {', '.join(METHODS)}")
     n = len(costs.size)
     rng = np.random.default_rng(seed)
-    core = _split(costs, machine, method)
+    # In the kernels delays count as if one group did all rows, so those around are scaled up alike.
+    core = _split(costs, machine, method, (around[0], around[1] * (1 << groups_log2)), start)
     orders = _orders(costs)
     pe, index, load = np.zeros(n, np.int64), np.zeros(n, np.int64), []
     for c in Core:
@@ -327,48 +338,116 @@ def profile(network, images=None):
     return evaluate(network, images)
 
 
-@dataclass(kw_only=True, eq=False)
-class Scheduler:
-    """Schedules a whole network tile by tile, with one method.
-
-    Called with a layer and a tile plan (``columns``, ``groups_log2``, ``max_columns_per_pe``) it returns ``(core, pe, index)``
-    and keeps the `LayerSchedule` in ``tiles[layer name]``.
-
-    Attributes
-    ----------
-    network, config
-    trace : neuroflex.sim.network.Trace
-        Calibration run, from `profile`.
-    method, seed
-        As for `schedule`.
-    model : CostModel
-    energy : dict
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NetworkSchedule:
+    """Schedules of all tiles of a network, by layer name; called with a layer and a tile's plan, as lowering does, it gives
+    that tile's ``(core, pe, index)``.
     """
 
-    network: object
-    config: object
-    trace: object
-    method: str = "min_edp"
-    seed: int = 0
-    model: CostModel = field(default_factory=CostModel)
-    energy: dict = field(default_factory=energy_table)
-    tiles: dict = field(default_factory=dict, init=False)
+    tiles: dict
+    method: str
 
     def __call__(self, layer, plan):
-        costs = column_costs(self.network, layer, self.trace.layers[layer.name], self.config, model=self.model,
-                             energy=self.energy).take(plan.columns)
-        machine = Machine.of(self.config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe)
-        try:
-            result = schedule(costs, machine, method=self.method, columns=plan.columns, groups_log2=plan.groups_log2,
-                              seed=self.seed)
-        except ScheduleError as error:
-            raise ScheduleError(f"layer {layer.name!r}: {error}") from None
-        self.tiles.setdefault(layer.name, []).append(result)
-        return result.core, result.pe, result.index
+        for tile in self.tiles[layer.name]:
+            if np.array_equal(tile.columns, plan.columns):
+                return tile.core, tile.pe, tile.index
+        raise ScheduleError(f"layer {layer.name!r}: no tile with columns {plan.columns[0]} … {plan.columns[-1]} was scheduled")
 
     @property
-    def energy_delay(self):
-        """``(pJ, cycles, pJ · cycles)`` predicted for one image over all tiles scheduled so far."""
-        every = [tile for tiles in self.tiles.values() for tile in tiles]
-        energy, delay = sum(tile.energy for tile in every), sum(tile.makespan for tile in every)
-        return energy, delay, energy * delay
+    def energy(self):
+        """Predicted pJ per image."""
+        return sum(tile.energy for tiles in self.tiles.values() for tile in tiles)
+
+    @property
+    def delay(self):
+        """Predicted cycles per image: one tile after another, each as long as its busiest PE."""
+        return sum(tile.makespan for tiles in self.tiles.values() for tile in tiles)
+
+    @property
+    def edp(self):
+        """Energy-delay product, pJ · cycles."""
+        return self.energy * self.delay
+
+
+def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0, model=None, energy=None):
+    """Schedule all layers so that the EDP of the whole network is lowest.
+
+    Parameters
+    ----------
+    network : neuroflex.compiler.network.Network
+    config : neuroflex.config.ArchConfig
+    trace : neuroflex.sim.network.Trace
+        Calibration run, from `profile`.
+    plans : dict
+        Layer name → list of tile plans, objects with ``columns`` (int array), ``groups_log2`` and ``max_columns_per_pe``.
+    method, seed
+        As for `schedule`.
+    model : neuroflex.sim.cost.CostModel, optional
+    energy : dict, optional
+        From `neuroflex.sim.energy.energy_table`.
+
+    Returns
+    -------
+    NetworkSchedule
+
+    Raises
+    ------
+    ScheduleError
+        When a tile does not fit; the message names the layer.
+    """
+    model, energy = model or CostModel(), energy or energy_table()
+    work = []
+    for layer in network.layers:
+        costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy)
+        work += [(layer.name, plan, costs.take(plan.columns)) for plan in plans[layer.name]]
+
+    def tile(item, method, **options):
+        name, plan, costs = item
+        machine = Machine.of(config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe)
+        try:
+            return schedule(costs, machine, method=method, seed=seed, columns=plan.columns, groups_log2=plan.groups_log2, **options)
+        except ScheduleError as error:
+            raise ScheduleError(f"layer {name!r}: {error}") from None
+
+    def totals(tiles):
+        return np.array([sum(t.energy for t in tiles), sum(t.makespan for t in tiles)])
+
+    def descend(tiles, method):
+        """Schedules one tile after another for the whole network's EDP until none changes any more."""
+        improved = True
+        while improved:
+            improved = False
+            for position, item in enumerate(work):
+                rest = totals(tiles) - (tiles[position].energy, tiles[position].makespan)
+                new = tile(item, method, around=tuple(rest), start=tiles[position].core)
+                old_edp = np.prod(totals(tiles))
+                if np.prod(rest + (new.energy, new.makespan)) < old_edp * (1 - 1e-9):
+                    tiles[position] = new
+                    improved = True
+        return tiles
+
+    def everywhere(methods):
+        """The best of some methods, each applied to all tiles on its own; those that do not fit are left out."""
+        found, errors = [], []
+        for name in methods:
+            try:
+                found.append([tile(item, name) for item in work])
+            except ScheduleError as error:
+                errors.append(error)
+        if not found:
+            raise errors[0]
+        return min(found, key=lambda tiles: np.prod(totals(tiles)))
+
+    if method in ("all_ann", "all_snn"):
+        tiles = everywhere([method])
+    elif method == "layerwise":
+        tiles = descend(everywhere(["all_ann", "all_snn"]), method)
+    else:
+        split = "min_edp" if method == "random" else method
+        tiles = descend(everywhere([split, "all_ann", "all_snn"]), split)
+        if method == "random":
+            tiles = [tile(item, method, start=t.core) for item, t in zip(work, tiles)]
+    by_layer = {layer.name: [] for layer in network.layers}
+    for (name, _, _), one in zip(work, tiles):
+        by_layer[name].append(one)
+    return NetworkSchedule(tiles=by_layer, method=method)

@@ -125,9 +125,10 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None):
     steps = levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out
     lacking = levels_in * matches - trace.level_sum / images
 
-    common = matches * (pj["join"] + pj["fast_prefix"] + 2 * pj["value_read"])
-    ann = matches * (pj["fast_prefix"] + pj["mac"]) + rows * bits * pj["qcfs_step"]
-    snn = (matches * pj["pseudo"] + lacking * pj["correction"] + rows * chunks * pj["laggy_chunk"] / per_pe
+    join, fast, laggy = (pj[name] * config.chunk_bits / 128 for name in ("join", "fast_prefix", "laggy_chunk"))
+    common = matches * (join + fast + 2 * pj["value_read"])
+    ann = matches * (fast + pj["mac"]) + rows * bits * pj["qcfs_step"]
+    snn = (matches * pj["pseudo"] + lacking * pj["correction"] + rows * chunks * laggy / per_pe
            + rows * steps * pj["pascif_step"])
     delay = np.empty((2, layer.columns))
     delay[Core.ANN] = model.ann_row * rows + model.ann_match * matches

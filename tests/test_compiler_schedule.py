@@ -6,7 +6,7 @@ import pytest
 
 from neuroflex import zoo
 from neuroflex.compiler.network import Network
-from neuroflex.compiler.schedule import METHODS, Machine, ScheduleError, Scheduler, _edp, _orders, _search, profile, schedule
+from neuroflex.compiler.schedule import METHODS, Machine, ScheduleError, _edp, _orders, _search, profile, schedule, schedule_network
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.sim.cost import ColumnCosts
@@ -60,7 +60,8 @@ def search_gap(seed, cases):
     for _ in range(cases):
         costs = random_costs(rng, int(rng.integers(2, 13)), spiking=rng.choice([0.5, 1.0]))
         pes = rng.choice([1, 2, 4], 2)
-        common = (_orders(costs), costs.delay, costs.energy, costs.size, pes, 16, 1 << 20, np.empty(len(costs.size), np.int64))
+        common = (_orders(costs), costs.delay, costs.energy, costs.size, pes, 16, 1 << 20, np.empty(len(costs.size), np.int64),
+                  np.zeros(2))
         best = schedule(costs, Machine(ann_pes=int(pes[0]), snn_pes=int(pes[1]), columns_per_pe=16, values_per_pe=1 << 20))
         assert best.method == "min_edp"
         gaps.append(_edp(_search(costs, common), *common) / best.edp)
@@ -150,23 +151,43 @@ class Plan:
     max_columns_per_pe: int
 
 
-def test_whole_network():
+def halves(network, **groups_log2):
+    """Every layer in two tiles."""
+    return {layer.name: [Plan(part, groups_log2.get(layer.name, 0), 16) for part in np.array_split(np.arange(layer.columns), 2)]
+            for layer in network.layers}
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
+def test_whole_network(preset):
     network = zoo.load("digits")
+    config = PRESETS[preset]
     trace = profile(network, network.examples.calibration_images[:16])
-    totals = {}
-    for method in ("min_edp", "all_ann", "all_snn", "layerwise", "random"):
-        scheduler = Scheduler(network=network, config=PRESETS["tiny"], trace=trace, method=method)
+    plans = halves(network, act1=1)
+    results = {method: schedule_network(network, config, trace, plans, method=method) for method in METHODS[:-1]}
+    for result in results.values():
+        assert list(result.tiles) == [layer.name for layer in network.layers]
         for layer in network.layers:
-            n, groups = layer.columns, int(layer.name == "act1")
-            for part in np.array_split(np.arange(n), 2):
-                core, pe, index = scheduler(layer, Plan(part, groups, 16))
-                assert len(core) == len(pe) == len(index) == len(part)
-                assert (pe < 2 >> groups).all()
-            assert [t.columns.tolist() for t in scheduler.tiles[layer.name]] == [c.tolist() for c in np.array_split(np.arange(n), 2)]
-        energy, delay, edp = scheduler.energy_delay
-        assert edp == energy * delay
-        totals[method] = edp
-    assert totals["min_edp"] == min(totals.values())
+            for plan in plans[layer.name]:
+                core, pe, index = result(layer, plan)
+                assert len(core) == len(pe) == len(index) == len(plan.columns)
+                lanes = np.array([config.ann_pes, config.snn_pes]) >> plan.groups_log2
+                assert (pe < lanes[core]).all()
+                assert layer.name != "logits" or not core.any()
+        every = [tile for tiles in result.tiles.values() for tile in tiles]
+        assert np.isclose(result.edp, sum(t.energy for t in every) * sum(t.makespan for t in every))
+    edp = {method: result.edp for method, result in results.items()}
+    assert edp["min_edp"] == min(edp.values()) and edp["layerwise"] <= min(edp["all_ann"], edp["all_snn"])
+    assert all(np.array_equal(a.core, b.core) for name in results["random"].tiles
+               for a, b in zip(results["random"].tiles[name], results["min_edp"].tiles[name]))
+
+
+def test_whole_network_refusals():
+    network = zoo.load("digits")
+    trace = profile(network, network.examples.calibration_images[:2])
+    plans = {layer.name: [Plan(np.arange(layer.columns), 0, 16)] for layer in network.layers}
+    result = schedule_network(network, PRESETS["tiny"], trace, plans, method="all_ann")
+    with pytest.raises(ScheduleError, match="layer 'act2': no tile with columns 0 … 3 was scheduled"):
+        result(network.layer("act2"), Plan(np.arange(4), 0, 16))
+    plans["act1"] = [Plan(np.arange(16), 0, 3)]
     with pytest.raises(ScheduleError, match="layer 'act1': 16 columns .* do not fit"):
-        Scheduler(network=network, config=PRESETS["tiny"], trace=trace, method="all_ann")(
-            network.layers[0], Plan(np.arange(16), 0, 4))
+        schedule_network(network, PRESETS["tiny"], trace, plans)
