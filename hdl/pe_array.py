@@ -30,7 +30,7 @@ class PeArray(wiring.Component):
     enabled : Out(PEs)
     columns : Out(PEs * bits), done : Out(PEs * bits), y : Out(PEs * 7)
         One field for each PE, PE 0 lowest.
-    matches : Out(PEs)
+    matching : Out(PEs)
         The PE issues a match in this cycle.
     idle : Out(1)
         No PE holds a chunk or a row.
@@ -49,7 +49,7 @@ class PeArray(wiring.Component):
             "columns": Out(pes * config.columns_per_pe.bit_length()),
             "done": Out(pes * (2 * config.row_buffers - 1).bit_length()),
             "y": Out(pes * LEVEL_BITS),
-            "matches": Out(pes),
+            "matching": Out(pes),
             "idle": Out(1),
         })
 
@@ -83,7 +83,7 @@ class PeArray(wiring.Component):
         m.d.comb += [
             self.enabled.eq(Cat(pe.enabled for pe in pes)), self.columns.eq(Cat(pe.columns for pe in pes)),
             self.done.eq(Cat(pe.done for pe in pes)),
-            self.y.eq(Cat(pe.y for pe in pes)), self.matches.eq(Cat(pe.matching for pe in pes)),
+            self.y.eq(Cat(pe.y for pe in pes)), self.matching.eq(Cat(pe.matching for pe in pes)),
             self.idle.eq(~Cat(pe.busy for pe in pes).any()),
         ]
         return m
