@@ -105,7 +105,10 @@ class LaggyPrefix(wiring.Component):
 
     def _count(self, m, write):
         last = self.cycles - 1
-        slot, group, busy, accept = self.mask_slot, Signal(range(max(self.cycles, 2))), Signal(), Signal()
+        slot = self.mask_slot
+        group = Signal(range(max(self.cycles, 2)))
+        busy = Signal()
+        accept = Signal()
         m.d.comb += [self.job.ready.eq(~busy | (group == last)), accept.eq(self.job.valid & self.job.ready)]
         with m.If(busy):
             m.d.sync += group.eq(group + 1)
@@ -115,9 +118,13 @@ class LaggyPrefix(wiring.Component):
             m.d.sync += slot.eq(self.job.payload.slot)
 
         # One stage each: pick the group, count it, add it to the sum. The last group's count is nobody's base.
-        bits, count = Signal(self._adders), Signal(range(self._adders + 1))
-        base, total = Signal(range(self._chunk_bits)), Signal(range(self._chunk_bits))
-        picked, picked_slot, picked_group = Signal(), Signal.like(slot), Signal.like(group)
+        bits = Signal(self._adders)
+        count = Signal(range(self._adders + 1))
+        base = Signal(range(self._chunk_bits))
+        total = Signal(range(self._chunk_bits))
+        picked = Signal()
+        picked_slot = Signal.like(slot)
+        picked_group = Signal.like(group)
         m.d.sync += picked.eq(busy)
         with m.If(busy):
             m.d.sync += [picked_slot.eq(slot), picked_group.eq(group)]
@@ -166,7 +173,10 @@ class GroupPrefix(wiring.Component):
         m = Module()
         low_bits = (self._adders - 1).bit_length()
         low, group = self.position[:low_bits], self.position[low_bits:]
-        bits, picked, picked_low, picked_group = Signal(self._adders), Signal(), Signal(low_bits), Signal.like(self.group)
+        bits = Signal(self._adders)
+        picked = Signal()
+        picked_low = Signal(low_bits)
+        picked_group = Signal.like(self.group)
         m.d.sync += picked.eq(self.valid)
         with m.If(self.valid):
             m.d.sync += [bits.eq(self.mask.word_select(group, self._adders) if self._groups > 1 else self.mask),

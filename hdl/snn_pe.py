@@ -72,7 +72,9 @@ class SnnPe(wiring.Component):
         """Laggy prefix sum: takes the chunks in order; a chunk may be scanned once it is taken."""
         config = self._config
         m.submodules.laggy = laggy = LaggyPrefix(chunk_bits=config.chunk_bits, adders=config.laggy_adders, slots=config.slots)
-        arrived, taken, slot = Signal(range(config.slots + 1)), Signal(), Signal(range(config.slots))
+        arrived = Signal(range(config.slots + 1))
+        taken = Signal()
+        slot = Signal(range(config.slots))
         m.d.comb += [
             taken.eq((arrived != 0) & (single | laggy.job.ready)), join.open.eq(taken),
             laggy.job.valid.eq((arrived != 0) & ~single), laggy.job.payload.slot.eq(slot),
@@ -86,8 +88,10 @@ class SnnPe(wiring.Component):
         config = self._config
         m.submodules.group_prefix = group = GroupPrefix(chunk_bits=config.chunk_bits, adders=config.laggy_adders)
         m.submodules.speculation = speculation = Speculation(config, push_delay=self.PUSH_DELAY)
-        valid_1, slot_1 = Signal(), Signal.like(join.match.slot)
-        valid_2, slot_2 = Signal(), Signal.like(join.match.slot)
+        valid_1 = Signal()
+        slot_1 = Signal.like(join.match.slot)
+        valid_2 = Signal()
+        slot_2 = Signal.like(join.match.slot)
         m.d.comb += [
             group.valid.eq(join.match.valid & ~single), group.mask.eq(join.activation_mask), group.position.eq(join.match.position),
             speculation.match.valid.eq(valid_2), speculation.match.slot.eq(slot_2),
@@ -103,7 +107,7 @@ class SnnPe(wiring.Component):
 
     def _chunk_ends(self, m, join, speculation, row_end):
         """A retired chunk follows its last match into the FIFO; when it leaves, its slot is free and perhaps its row drained."""
-        names = ("valid", "last_chunk", "first_window", "last_window")
+        names = ("valid", "slot", "last_chunk", "first_window", "last_window")
         stage = join.retired
         for index in range(GroupPrefix.LATENCY):
             delayed = Signal(speculation.chunk_end.shape(), name=f"retired_{index}")
@@ -163,7 +167,9 @@ class SnnPe(wiring.Component):
             acc_bits=config.snn_acc_bits, theta_bits=config.theta_bits, bias_bits=32, max_levels=config.snn_levels,
             steps_per_cycle=config.neuron_steps, tag_bits=len(row_end.job_column))
         job = pascif.i.payload
-        fetched, column, fetched_parameter = Signal(), Signal.like(row_end.job_column), Signal(layout)
+        fetched = Signal()
+        column = Signal.like(row_end.job_column)
+        fetched_parameter = Signal(layout)
         sums = [pseudo] if corrections is None else [pseudo, corrections]
         for each in sums:
             m.d.comb += [each.take.valid.eq(row_end.job_taken), each.take.address.eq(Cat(row_end.job_column, row_end.job_bank))]

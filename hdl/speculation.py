@@ -8,9 +8,9 @@ from neuroflex.hdl.laggy import LaggyPrefix
 __all__ = ["Speculation", "chunk_end_layout"]
 
 
-def chunk_end_layout():
-    """End of a chunk with the flags that a row's end needs."""
-    return data.StructLayout({"valid": 1, "last_chunk": 1, "first_window": 1, "last_window": 1})
+def chunk_end_layout(config):
+    """End of the chunk in ``slot``, with the flags that a row's end needs."""
+    return data.StructLayout({"valid": 1, "slot": range(config.slots), "last_chunk": 1, "first_window": 1, "last_window": 1})
 
 
 class Speculation(wiring.Component):
@@ -64,11 +64,11 @@ class Speculation(wiring.Component):
         super().__init__({
             "match": In(data.StructLayout({"valid": 1, **wait})),
             "weighted": In(weighted),
-            "chunk_end": In(chunk_end_layout()),
+            "chunk_end": In(chunk_end_layout(config)),
             "done": In(config.slots),
             "query": Out(wiring.Signature({"valid": Out(1), **{name: Out(shape) for name, shape in wait.items()}})),
             "apply": Out(weighted),
-            "ended": Out(chunk_end_layout()),
+            "ended": Out(chunk_end_layout(config)),
         })
 
     @property
@@ -84,10 +84,9 @@ class Speculation(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        # Counts of entries, wide enough that a chunk's count can be compared with that of the entries that left,
-        # `depth` behind it or `slots` ahead.
-        count_bits = max(self.depth, config.slots).bit_length() + 1
-        pushed, left, weights_in = Signal(count_bits), Signal(count_bits), Signal(range(self.depth))
+        pushed = Signal(range(2 * self.depth))
+        left = Signal(range(2 * self.depth))
+        weights_in = Signal(range(self.depth))
         leave = Signal()
 
         waiting_layout = data.StructLayout({name: member.shape for name, member in self.match.shape() if name != "valid"})
@@ -103,7 +102,8 @@ class Speculation(wiring.Component):
         weight_layout = data.StructLayout({name: member.shape for name, member in self.weighted.shape() if name != "valid"})
         m.submodules.weights = weights = memory.Memory(shape=weight_layout, depth=self.depth, init=[])
         write, weight = weights.write_port(), weights.read_port(domain="comb")
-        leaving, leaving_index = Signal(2), Signal(range(self.depth))
+        leaving = Signal(2)
+        leaving_index = Signal(range(self.depth))
         m.d.comb += [write.en.eq(self.weighted.valid), write.addr.eq(weights_in), weight.addr.eq(leaving_index),
                      *(write.data[name].eq(self.weighted[name]) for name, _ in weight_layout)]
         m.d.sync += [weights_in.eq(weights_in + self.weighted.valid), leaving.eq(leaving << 1 | leave),
@@ -111,21 +111,20 @@ class Speculation(wiring.Component):
         with m.If(leaving[1]):
             m.d.sync += [self.apply[name].eq(weight.data[name]) for name, _ in weight_layout]
 
-        self._chunk_ends(m, pushed, left)
-        return m
-
-    def _chunk_ends(self, m, pushed, left):
-        """Chunks whose matches are all here wait until the last of them has left."""
-        flags = [name for name, _ in self.chunk_end.shape() if name != "valid"]
-        m.submodules.ends = ends = memory.Memory(
-            shape=data.StructLayout({"pushed": pushed.shape(), **{name: 1 for name in flags}}), depth=self._config.slots, init=[])
-        write, head = ends.write_port(), ends.read_port(domain="comb")
-        count = Signal(range(2 * self._config.slots))
-        ended, ahead, end = Signal.like(count), Signal.like(pushed), Signal()
+        # Entries leave in order, and a slot is not used again before its chunk's end has left: so the last entry of a
+        # chunk has left when the FIFO is empty or shows another slot.
+        end_layout = data.StructLayout({name: member.shape for name, member in self.chunk_end.shape() if name != "valid"})
+        m.submodules.ends = ends = memory.Memory(shape=end_layout, depth=config.slots, init=[])
+        write, end_head = ends.write_port(), ends.read_port(domain="comb")
+        ends_in = Signal(range(2 * config.slots))
+        ends_out = Signal(range(2 * config.slots))
+        end = Signal()
         m.d.comb += [
-            write.en.eq(self.chunk_end.valid), write.addr.eq(count), write.data.pushed.eq(pushed + self.match.valid),
-            *(write.data[name].eq(self.chunk_end[name]) for name in flags),
-            head.addr.eq(ended), ahead.eq(left - head.data.pushed), end.eq((count != ended) & ~ahead[-1]),
+            write.en.eq(self.chunk_end.valid), write.addr.eq(ends_in), end_head.addr.eq(ends_out),
+            *(write.data[name].eq(self.chunk_end[name]) for name, _ in end_layout),
+            end.eq((ends_in != ends_out) & ((pushed == left) | (head.data.slot != end_head.data.slot))),
         ]
-        m.d.sync += [count.eq(count + self.chunk_end.valid), ended.eq(ended + end), self.ended.valid.eq(end),
-                     *(self.ended[name].eq(head.data[name]) for name in flags)]
+        m.d.sync += [ends_in.eq(ends_in + self.chunk_end.valid), ends_out.eq(ends_out + end), self.ended.valid.eq(end)]
+        with m.If(end):
+            m.d.sync += [self.ended[name].eq(end_head.data[name]) for name, _ in end_layout]
+        return m

@@ -56,8 +56,11 @@ class ColumnSums(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         written = Signal(self._depth)
-        valid, first, select = Signal(), Signal(), Signal(self._sums)
-        address, weight = Signal(range(self._depth)), Signal(signed(8))
+        valid = Signal()
+        first = Signal()
+        select = Signal(self._sums)
+        address = Signal(range(self._depth))
+        weight = Signal(signed(8))
         m.d.sync += valid.eq(self.add.valid)
         with m.If(self.add.valid):
             m.d.sync += [first.eq(~written.bit_select(self.add.address, 1)), select.eq(self.add.select),
