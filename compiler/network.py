@@ -150,7 +150,7 @@ class InputSpec:
         if not np.isfinite(self.full_scale) or self.full_scale <= 0:
             raise NetworkError(f"input: full_scale must be a positive number, not {self.full_scale!r}")
         if self.pack is not None:
-            self.pack._check("input packing", max(self.height, self.width))
+            self.pack._check("input packing", max(self.height, self.width, MAX_KERNEL))
             self.pack.grid(self.height, self.width)
 
     @property

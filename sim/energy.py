@@ -4,8 +4,9 @@ __all__ = ["COEFFICIENTS", "Coefficient", "energy_table", "markdown"]
 
 from dataclasses import dataclass
 
-_SKETCH = ("pre-study sketch of the part in SkyWater 130 nm cells: toggles × pin capacitance, zero delay, no wire or internal "
-           "power beyond 2 fF per net")
+# Sketches of single parts, synthesised to SkyWater 130 nm cells: toggles × pin capacitance with 2 fF of wire per net, zero delay,
+# without internal power, glitches and clock gating.
+_SKETCH = "sketch"
 _HOROWITZ = "M. Horowitz, ISSCC 2014 (45 nm)"
 
 

@@ -94,7 +94,7 @@ def test_network_refusals(layers, message):
 @pytest.mark.parametrize("changes, message", [
     ({"levels": 0}, "levels must be in 1 … 127"),
     ({"full_scale": 0.0}, "full_scale must be a positive number"),
-    ({"pack": Window(kernel_h=9)}, "kernel_h must be in 1 … 6"),
+    ({"pack": Window(kernel_h=9)}, "kernel_h must be in 1 … 7"),
 ])
 def test_input_refusals(changes, message):
     with pytest.raises(NetworkError, match=message):
