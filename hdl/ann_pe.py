@@ -29,7 +29,6 @@ class AnnPe(wiring.Component):
     See :func:`~neuroflex.hdl.pe.pe_ports`; ``levels_in`` is not used.
     """
 
-    RELEASE_DELAY = 1   # after retirement: the last match still reads its level in R + 2
     DRAIN_DELAY = 5     # after retirement: the last product is written at the end of R + 5
 
     def __init__(self, config):
@@ -57,6 +56,7 @@ class AnnPe(wiring.Component):
 
     def _retire(self, m, join, row_end):
         """Slot and row follow a fixed number of cycles after the chunk's retirement."""
+        # The last match may be that of R - 1, which reads its level in R + 2: a new chunk may be written from then on.
         m.d.sync += join.slot_release.eq(join.retired.valid)
         stage = Cat(join.retired.valid & join.retired.last_chunk, join.retired.first_window, join.retired.last_window)
         for cycle in range(self.DRAIN_DELAY):

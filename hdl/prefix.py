@@ -124,17 +124,17 @@ class PriorityEncoder(wiring.Component):
         m = Module()
         count = self._bits // GROUP
         # All groups at once: plane i holds bit i of every group.
-        planes, lowest, rest = ([Signal(count, name=f"{name}_{i}") for i in range(GROUP)] for name in ("plane", "lowest", "rest"))
+        planes, lowest = ([Signal(count, name=f"{name}_{i}") for i in range(GROUP)] for name in ("plane", "lowest"))
         before = [Signal(count, name=f"before_{i}") for i in range(GROUP + 1)]
-        first_group = Signal(count)
-        m.d.comb += first_group.eq(_lowest(before[GROUP]))
+        first_group, bit = Signal(count), Signal(GROUP)     # one hot: group of the lowest bit, its place in there
         for i, plane in enumerate(planes):
             m.d.comb += [plane.eq(Cat(self.mask[i::GROUP])), lowest[i].eq(plane & ~before[i] & first_group),
-                         before[i + 1].eq(before[i] | plane), rest[i].eq(plane & ~lowest[i])]
-        bit = Signal(GROUP)        # the lowest bit's place in its group
-        m.d.comb += [bit.eq(Cat(low.any() for low in lowest)),
-                     self.position.eq(Cat(_encode(bit), _encode(first_group))),
-                     self.rest.eq(Cat(plane[group] for group in range(count) for plane in rest))]
+                         before[i + 1].eq(before[i] | plane)]
+        m.d.comb += [
+            first_group.eq(_lowest(before[GROUP])), bit.eq(Cat(plane.any() for plane in lowest)),
+            self.position.eq((_encode(first_group) << 3) | _encode(bit)),
+            self.rest.eq(self.mask & ~Cat(plane[group] for group in range(count) for plane in lowest)),
+        ]
         return m
 
 

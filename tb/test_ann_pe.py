@@ -13,6 +13,7 @@ import pytest
 
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
+from neuroflex.hdl.ann_pe import AnnPe
 from neuroflex.hdl.pe_array import PeArray
 from neuroflex.sim.ann_pe import AnnPes
 from neuroflex.sim.numerics import qcfs
@@ -20,8 +21,9 @@ from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.bits import concat
 from neuroflex.tb.pe_traffic import Chunk, Slice, Timeline, held, last_write, random_levels, random_slice
 
-TINY = PRESETS["tiny"].replace(name="tiny4", ann_pes=4)
-WIDE = PRESETS["tiny"].replace(name="wide", chunk_bits=128, laggy_adders=32, ann_acc_bits=28)
+TINY = PRESETS["tiny"]
+FOUR = TINY.replace(name="four", ann_pes=4, snn_pes=4)
+WIDE = TINY.replace(name="wide", chunk_bits=128, laggy_adders=32, ann_acc_bits=28)
 
 
 class Layers:
@@ -38,6 +40,7 @@ class Layers:
         self.matches = [[] for _ in range(self.pes)]               # (first cycle, count)
         self.done = [[] for _ in range(self.pes)]                  # cycles in which `done` goes up
         self.writes = [[] for _ in range(self.pes)]                # (cycle, bank, column, value)
+        self.pooled = [None] * self.pes                            # levels so far of the pooled output in work
 
     def layer(self, *, rows, windows, chunks, density, columns, slow):
         """One layer: load, then ``rows`` pooled outputs of ``windows`` convolution rows of ``chunks`` chunks."""
@@ -70,13 +73,14 @@ class Layers:
         for block, window, index, group in order:
             chunk = Chunk(index, random_levels(rng, config, density, levels_top), group, index == 0, index == chunks - 1,
                           window == 0, window == windows - 1)
-            earliest = cycle
-            for buffers, events, wanted in ((config.slots, slot_free, True), (config.row_buffers, row_free, index == 0)):
-                if wanted and len(events[group]) >= buffers:
-                    earliest = max(earliest, events[group][-buffers])
+            waits = {"slot": slot_free[group][-config.slots] if len(slot_free[group]) >= config.slots else 0, "row": 0, "output": 0}
+            if index == 0 and len(row_free[group]) >= config.row_buffers:
+                waits["row"] = row_free[group][-config.row_buffers]
             if index == 0 and window == 0 and block >= config.row_buffers:
-                earliest = max(earliest, max(done[g][block - config.row_buffers] for g in range(groups)))
-            self.cover["waits"] += earliest > cycle
+                waits["output"] = max(done[g][block - config.row_buffers] for g in range(groups))
+            earliest = max(cycle, *waits.values())
+            for cause, until in waits.items():
+                self.cover[f"waits for {cause}"] += until == earliest > cycle
             gaps = rng.integers(0, 4, 8) if slow else np.zeros(8, np.int64)
             cycle = self.timeline.send(chunk, earliest + (int(rng.integers(40)) if slow and rng.random() < 0.2 else 0), gaps)
             self._chunk(model, slices, chunk, group, per_group, block, sums, slot_free, row_free, done)
@@ -105,11 +109,10 @@ class Layers:
         cover["full chunk"] += bool(chunk.mask.all())
         for pe in np.flatnonzero(model.columns[first_pe:stop_pe]) + first_pe:
             _, _, free, freed = model.events[pe]
-            for held_, wanted, at, stop in ((self.held_slots, True, chunk.beats[0], free), (self.held_rows, chunk.first_chunk, chunk.beats[0], None)):
-                if wanted:
-                    held_[pe][0].append(at + 1)
-                    if stop is not None:
-                        held_[pe][1].append(stop)
+            self.held_slots[pe][0].append(chunk.beats[0] + 1)
+            self.held_slots[pe][1].append(free)
+            if chunk.first_chunk:
+                self.held_rows[pe][0].append(chunk.beats[0] + 1)
             some = np.flatnonzero(matches[pe])
             self.matches[pe] += zip(model.first[pe, some], matches[pe, some])
             slice_ = slices[pe - first_pe]
@@ -128,8 +131,6 @@ class Layers:
                         cover["max of a window"] += 1
                         value = max(value, self.pooled[pe][column])
                     self.writes[pe].append((at, bank, column, value))
-                if not hasattr(self, "pooled"):
-                    self.pooled = [None] * self.pes
                 self.pooled[pe] = [value for *_, value in self.writes[pe][-len(y):]]
                 if chunk.last_window:
                     self.done[pe].append(freed)
@@ -181,7 +182,6 @@ class Layers:
             "done": per_pe(done % done_range, (done_range - 1).bit_length()), "y": per_pe(y, 7),
             "matching": per_pe(matching, 1), "idle": idle,
         }
-        self.cover["busy cycles"], self.cover["matches"] = int((~idle).sum()) * self.pes, int(matching.sum())
         return stimulus, expected
 
 
@@ -207,10 +207,32 @@ def run(config, seed, count, *, covers=True, **options):
     if covers:
         cover = layers.cover
         assert cover["joins"] >= 10_000
-        for point in ("waits", "empty chunk", "full chunk", "silent column", "clipped column", "column between",
-                      "no product in a column", "max of a window"):
-            assert cover[point] >= 100, f"{point}: {cover[point]} times, wanted 100"
+        for point in ("waits for slot", "waits for row", "waits for output", "empty chunk", "full chunk", "silent column",
+                      "clipped column", "column between", "no product in a column", "max of a window"):
+            assert cover[point] >= 30, f"{point}: {cover[point]} times, wanted 30"
 
 
 def test_array():
     run(TINY, 1, 60)
+
+
+def test_array_under_cocotb():
+    run(TINY, 2, 8, covers=False, engine="cocotb")
+
+
+def test_forgotten_sum_is_noticed():
+    with pytest.raises(Mismatch, match="y"):
+        run(TINY, 3, 6, covers=False, verilog_edit=lambda text: text.replace("= written | ", "= written ^ "))
+
+
+def test_early_row_end_is_noticed(monkeypatch):
+    monkeypatch.setattr(AnnPe, "DRAIN_DELAY", 4)
+    with pytest.raises(Mismatch):
+        run(TINY, 3, 6, covers=False)
+
+
+@pytest.mark.parametrize("config", [TINY, FOUR, WIDE], ids=lambda config: config.name)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.long
+def test_array_seeds(config, seed):
+    run(config, 10 + seed, 300)
