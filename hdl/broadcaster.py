@@ -34,8 +34,8 @@ class Broadcaster(wiring.Component):
     """Activations from the cache to the PEs, in the order of the layer's walk (``docs/broadcaster.md``).
 
     Steady state with cache hits: a chunk of ``v`` value lines every ``v + 1`` cycles, an empty one inside its tensor
-    every second cycle per group; the first beat of the layer is on the bus 20 cycles after ``start`` when the cache
-    answers two cycles after it took a read.
+    every second cycle per group; the first beat of the layer is on the bus 22 cycles after ``start`` when the cache
+    answers two cycles after it took a read (up to 4 value lines; 17 when the chunk is empty).
 
     Parameters
     ----------
@@ -112,45 +112,45 @@ class Broadcaster(wiring.Component):
         # A fetch that the cache does not take never holds up reads: they pass it, and the fetch walk with them.
         ahead = Signal(range(self.config.fetch_ahead + 1))
         level = Signal()           # both walks are at the same chunk
-        free = Signal()
-        step = Signal()
+        fetch_free = Signal()
+        fetch_step = Signal()
         m.d.comb += [
             level.eq(ahead == 0),
-            free.eq(~self.fetch.valid | self.fetch.ready),
-            step.eq(walk.valid & (ahead != self.config.fetch_ahead) & (free | walk.payload.outside)),
-            walk.ready.eq(step | (level & take)),
+            fetch_free.eq(~self.fetch.valid | self.fetch.ready),
+            fetch_step.eq(walk.valid & (ahead != self.config.fetch_ahead) & (fetch_free | walk.payload.outside)),
+            walk.ready.eq(fetch_step | (level & take)),
         ]
-        m.d.sync += ahead.eq(ahead + step - (take & ~level))
-        with m.If(free):
+        m.d.sync += ahead.eq(ahead + fetch_step - (take & ~level))
+        with m.If(fetch_free):
             m.d.sync += [
-                self.fetch.valid.eq(step & ~walk.payload.outside),
+                self.fetch.valid.eq(fetch_step & ~walk.payload.outside),
                 self.fetch.payload.address.eq(walk.payload.address),
                 self.fetch.payload.lines.eq(self.settings.fetch_lines),
             ]
-        return level & step
+        return level & fetch_step
 
     def _read(self, m, walk, queue, take, fetching):
         """Issues mask and value reads and sorts the answers; returns the queue of value lines."""
         reserved = Signal(range(LINE_QUEUE + 1))     # lines asked for or in the line queue
         line_queue = _LineQueue(m, self.config)
-        free = Signal()
+        read_free = Signal()
         mask_read = Signal()
         value_read = Signal()
         number = Signal(3)         # value line within its chunk
-        last = Signal()
+        last_line = Signal()
         m.d.comb += [
-            free.eq(~self.read.valid | self.read.ready),
-            take.eq(walk.valid & queue.room & (free | walk.payload.outside) & ~fetching),
+            read_free.eq(~self.read.valid | self.read.ready),
+            take.eq(walk.valid & queue.room & (read_free | walk.payload.outside) & ~fetching),
             walk.ready.eq(take),
             mask_read.eq(take & ~walk.payload.outside),
-            value_read.eq(queue.value_there & (queue.value_lines != 0) & (reserved != LINE_QUEUE) & free & ~mask_read),
-            last.eq(number + 1 == queue.value_lines),
-            queue.value_pass.eq(queue.value_there & ((queue.value_lines == 0) | (value_read & last))),
+            value_read.eq(queue.value_there & (queue.value_lines != 0) & (reserved != LINE_QUEUE) & read_free & ~mask_read),
+            last_line.eq(number + 1 == queue.value_lines),
+            queue.value_pass.eq(queue.value_there & ((queue.value_lines == 0) | (value_read & last_line))),
         ]
         with m.If(value_read):
-            m.d.sync += number.eq(Mux(last, 0, number + 1))
+            m.d.sync += number.eq(Mux(last_line, 0, number + 1))
         m.d.sync += reserved.eq(reserved + value_read - line_queue.pop)
-        with m.If(free):
+        with m.If(read_free):
             m.d.sync += self.read.valid.eq(mask_read | value_read)
             with m.If(mask_read):
                 m.d.sync += [self.read.payload.address.eq(walk.payload.address),
@@ -191,7 +191,7 @@ class Broadcaster(wiring.Component):
         bank_ok = Signal()
         first = Signal()
         following = Signal()
-        last = Signal()
+        last_beat = Signal()
         ends = Signal()
         m.d.comb += [
             empty.eq(queue.head_lines == 0),
@@ -203,15 +203,15 @@ class Broadcaster(wiring.Component):
             bank_ok.eq(~head.new_block | (blocks != self.config.row_buffers)),
             first.eq(between & available & slot_ok & row_ok & bank_ok),
             following.eq(~between & lines.there),
-            last.eq(Mux(between, queue.head_lines <= 1, beats_left == 1)),
-            ends.eq(last & Mux(between, head.last_of_layer, layer_ends)),
+            last_beat.eq(Mux(between, queue.head_lines <= 1, beats_left == 1)),
+            ends.eq(last_beat & Mux(between, head.last_of_layer, layer_ends)),
             queue.head_pop.eq(first),
             lines.pop.eq(following | (first & ~empty)),
         ]
         m.d.sync += [bus.valid.eq(first | following),
                      blocks.eq(blocks + (first & head.new_block) - self.block_done)]
         with m.If(first | following):
-            m.d.sync += [bus.first_beat.eq(first), bus.last_beat.eq(last),
+            m.d.sync += [bus.first_beat.eq(first), bus.last_beat.eq(last_beat),
                          bus.line.eq(Mux(between & empty, 0, lines.line))]
         with m.If(first):
             m.d.sync += [bus.group.eq(head.group), bus.mask.eq(queue.head_mask), layer_ends.eq(head.last_of_layer),

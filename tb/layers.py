@@ -6,7 +6,7 @@ from neuroflex.tb.bits import concat
 
 __all__ = ["KINDS", "pack_payload", "random_layer"]
 
-KINDS = ("conv", "pool", "residual", "dense", "wide")
+KINDS = ("conv", "pool", "residual", "dense", "wide", "point")
 
 
 def random_layer(rng, config, kind, *, most=2000):
@@ -18,18 +18,21 @@ def random_layer(rng, config, kind, *, most=2000):
     config : ArchConfig
     kind : str
         One of ``KINDS``. ``conv``: one source; ``pool``: with a fused pool; ``residual``: two sources of different geometry; ``dense``: the kernel
-        covers the tensor, one output; ``wide``: many chunks per spine.
+        covers the tensor, one output; ``wide``: many chunks per spine; ``point``: many positions,
+        kernel 1 x 1.
     most : int
         Largest number of chunks to broadcast.
     """
     while True:
         layer = {field.name: 0 for field in DESCRIPTOR_FIELDS}
         layer["pool_h"], layer["pool_w"] = rng.integers(1, 4, 2) if kind == "pool" else (1, 1)
-        out = rng.integers(1, 6, 2)
+        out = rng.integers(1, 16 if kind == "point" else 6, 2)
         chunks_high = 40 if kind == "wide" else 4
         work = 0
         for source in range(2 if kind == "residual" else 1):
             kernel = rng.integers(1, 8, 2) if rng.random() < 0.5 else np.repeat(rng.choice([1, 3]), 2)
+            if kind == "point":
+                kernel = np.array([1, 1])
             stride = int(rng.integers(1, 8) if rng.random() < 0.3 else rng.integers(1, 3))
             pad = int(rng.integers(kernel.min()))
             size = (out * (layer["pool_h"], layer["pool_w"]) - 1) * stride + kernel - 2 * pad
