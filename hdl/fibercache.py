@@ -225,7 +225,11 @@ class FiberCache(wiring.Component):
         issued, done, again = Signal(CLIENTS), Signal(CLIENTS), Signal(CLIENTS)
         room, fill_evicts, write_evicts, read_hits, fetch_absent = (
             Signal(name=name) for name in ("room", "fill_evicts", "write_evicts", "read_hits", "fetch_absent"))
-        fill_skip, fill_demand = Signal(), Signal()
+        fill_skip, fill_demand, consume, through = (
+            Signal(name=name) for name in ("fill_skip", "fill_demand", "consume", "through"))
+        fill_line, write_line = Signal(line_shape), Signal(line_shape)
+        m.d.comb += [consume.eq(act[Client.READ].consume), through.eq(act[Client.WRITE].through),
+                     fill_line.eq(act[Client.FILL].line), write_line.eq(act[Client.WRITE].line)]
         replay = Signal(CLIENTS)
         for number in range(config.cache_banks):
             bank = CacheBank(config)
@@ -239,8 +243,8 @@ class FiberCache(wiring.Component):
                 bank.replay.eq(replay),
                 bank.room.eq(room), bank.write_room.eq(room & ~fill_evicts),
                 bank.fill_skip.eq(fill_skip), bank.fill_demand.eq(fill_demand),
-                bank.consume.eq(act[Client.READ].consume), bank.through.eq(act[Client.WRITE].through),
-                bank.fill_line.eq(act[Client.FILL].line), bank.write_line.eq(act[Client.WRITE].line),
+                bank.consume.eq(consume), bank.through.eq(through),
+                bank.fill_line.eq(fill_line), bank.write_line.eq(write_line),
                 bank.clear.eq(clearing), bank.clear_set.eq(clear_set),
             ]
 
@@ -366,7 +370,7 @@ class FiberCache(wiring.Component):
         forward, forward_line = Signal(), Signal(line_shape)
         m.d.sync += [
             hit_bank.eq(Cat(bank.read_hits for bank in banks)),
-            forward.eq(answered), forward_line.eq(fill_act.line),
+            forward.eq(answered), forward_line.eq(fill_line),
             self.response.valid.eq(hit_bank.any() | forward),
             self.response.line.eq(_pick([*zip(hit_bank, (bank.line for bank in banks)), (forward, forward_line)])),
         ]
@@ -377,20 +381,18 @@ class FiberCache(wiring.Component):
         put, get = buffer.write_port(), buffer.read_port(domain="comb")
         stored = Signal(range(config.write_buffer + 1))
         take, buffering, passed = Signal(), Signal(), Signal()
-        passed_write = Signal.like(fill_act.line, name="passed_line")
-        passed_address = Signal(address_shape)
+        was_passed, passed_address, passed_line = Signal(), Signal(address_shape), Signal(line_shape)
         evict_bank = Signal(config.cache_banks)
         m.d.comb += [
-            passed.eq(done[Client.WRITE] & act[Client.WRITE].through),
+            passed.eq(done[Client.WRITE] & through),
             buffering.eq(fill_evicts | write_evicts | passed),
             self.write_request.valid.eq(stored != 0),
             self.write_request.payload.eq(get.data),
             take.eq(self.write_request.valid & self.write_request.ready),
         ]
-        was_passed = Signal()
         m.d.sync += [
             kill.eq(buffering), was_passed.eq(passed), passed_address.eq(act[Client.WRITE].address),
-            passed_write.eq(act[Client.WRITE].line),
+            passed_line.eq(write_line),
             evict_bank.eq(Cat(bank.fill_evicts | bank.write_evicts for bank in banks)),
             buffered.eq(buffered + buffering - take), stored.eq(stored + kill - take),
         ]
@@ -400,7 +402,7 @@ class FiberCache(wiring.Component):
                 (was_passed, passed_address)])),
             put.en.eq(kill),
             put.data.address.eq(kill_address),
-            put.data.line.eq(_pick([*zip(evict_bank, (bank.line for bank in banks)), (was_passed, passed_write)])),
+            put.data.line.eq(_pick([*zip(evict_bank, (bank.line for bank in banks)), (was_passed, passed_line)])),
         ]
         with m.If(put.en):
             m.d.sync += put.addr.eq(put.addr + 1)

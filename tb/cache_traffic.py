@@ -94,7 +94,7 @@ def _cover(state, cover):
 
 
 @njit(cache=True)
-def traffic(state, cycles, knobs, space, seed):
+def traffic(state, cycles, knobs, space, seed, sabotage):
     """Drive the model for some cycles, changing the kind of traffic every few hundred.
 
     The clients keep to the cache's contract: no write to a line that is consumed by a read on its way, no read of a
@@ -109,6 +109,8 @@ def traffic(state, cycles, knobs, space, seed):
     space : int
         Number of line addresses.
     seed : int
+    sabotage : int
+        If not 0, the model's dirty bits are cleared every so many cycles, to see the check fail.
 
     Returns
     -------
@@ -228,6 +230,8 @@ def traffic(state, cycles, knobs, space, seed):
         ins[now, 10], ins[now, 11], ins[now, 12] = data_on, data_error, data_token
         ins[now, 13], ins[now, 14], ins[now, 15] = request_ready, write_request_ready, invalidate
         _cover(state, cover)
+        if sabotage and now % sabotage == 0:
+            state.dirty[:] = 0
         fc.cache_step(state, fetch_on, fetch_address, fetch_lines, read_on, read_address, read_consume, write_on,
                       write_address, write_through, write_token, data_on, data_error, data_token, request_ready,
                       write_request_ready, invalidate)

@@ -47,7 +47,7 @@ KNOBS = np.array([
 
 def generate(config, cycles, seed):
     space = 1 << config.address_bits
-    ins, outs, cover, verdict = traffic(model.cache_init(config), cycles, KNOBS, space, seed)
+    ins, outs, cover, verdict = traffic(model.cache_init(config), cycles, KNOBS, space, seed, 0)
     first_wrong, answered, longest, left = verdict.tolist()
     assert first_wrong < 0, f"cycle {first_wrong}: the model returned a wrong line (seed {seed})"
     print(f"seed {seed}: {answered} reads answered, the longest after {longest} cycles")
@@ -118,6 +118,31 @@ def test_random_traffic(smallest):
 @pytest.mark.parametrize("config", [WIDE, PRESETS["tiny"]], ids=lambda config: config.name)
 def test_other_shapes(config):
     require(compare(Bench(FiberCache(config), "fibercache"), config, 150_000, SEED), 10)
+
+
+FAULTS = {
+    "a victim's dirty bit is lost": (r"victim_dirty <= \w+;", "victim_dirty <= 1'h0;"),
+    "the wrong way goes": (r"\? candidate_1 : candidate_0;", "? candidate_0 : candidate_1;"),
+    "an outdated line from memory is kept": (r"killed <= \w+;", "killed <= 1'h0;"),
+    "a read overtakes a write": (r"assign behind_write = [^;]+;", "assign behind_write = 1'h0;"),
+    "lines are not consumed": (r"assign drop = [^;]+;", "assign drop = write_drops;"),
+    "operations behind one that failed go on": (r"assign replay = [^;]+;", "assign replay = 4'h0;"),
+    "only the first way is looked at": (r"assign hit = \| (\w+);", r"assign hit = \1[0];"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_seen(fault):
+    pattern, text = FAULTS[fault]
+    bench = Bench(FiberCache(SMALLEST), "fibercache", verilog_edit=lambda verilog: re.sub(pattern, text, verilog))
+    with pytest.raises(Mismatch):
+        compare(bench, SMALLEST, 20_000, SEED)
+
+
+def test_the_reference_sees_lost_lines():
+    """Dirty bits that vanish from the model's state make it return lines that were never the last written."""
+    *_, verdict = traffic(model.cache_init(SMALLEST), 20_000, KNOBS, 1 << SMALLEST.address_bits, SEED, 500)
+    assert verdict[0] >= 0
 
 
 @pytest.mark.long

@@ -250,6 +250,12 @@ def test_wide():
     compare(Bench(MemoryArbiter(WIDE), "memory_arbiter"), WIDE, 50_000, SEED)
 
 
+FAULTS = {
+    "a write does not hold up the reads": (r"assign read_room = [^;]+;", "assign read_room = 1'h1;"),
+    "all lines go to the cache": (r"owner = \{ \w+", "owner = { 8'h01"),
+}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_long(small, seed):
