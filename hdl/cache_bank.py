@@ -58,6 +58,8 @@ class CacheBank(wiring.Component):
         By client: an operation has taken effect; must be tried again (both 0: no operation in the effect stage).
     fetch_absent
         The fetch in the effect stage found nothing.
+    fill_presses
+        The fill in the effect stage finds a dirty line where it would go: no write may need the write buffer.
     fill_evicts, write_evicts, read_hits
         A dirty victim goes (its ``victim_tag``, ``victim_set`` and ``line`` are out one cycle later); a read hits
         (``line`` is out one cycle later).
@@ -85,6 +87,7 @@ class CacheBank(wiring.Component):
             "done": Out(CLIENTS),
             "again": Out(CLIENTS),
             "fetch_absent": Out(1),
+            "fill_presses": Out(1),
             "fill_evicts": Out(1),
             "write_evicts": Out(1),
             "read_hits": Out(1),
@@ -157,6 +160,7 @@ class CacheBank(wiring.Component):
             store.eq(fill & ~hit & ~self.fill_skip),
             keep.eq(write & ~self.through),
             allocate.eq((store | keep & ~hit) & ~victim_dirty),
+            self.fill_presses.eq(fill & victim_dirty),
             self.fill_evicts.eq(store & victim_dirty & self.room),
             self.write_evicts.eq(keep & ~hit & victim_dirty & self.write_room),
             evict.eq(self.fill_evicts | self.write_evicts),

@@ -207,7 +207,8 @@ class FiberCache(wiring.Component):
         absent, absent_searched, absent_known = (Signal(name=f"fetch_{name}") for name in ("absent", "searched", "known"))
         absent_burst = Signal(fetch_layout(config))
         staged, staged_burst = Signal(), Signal(burst_layout(config))
-        buffered = Signal(range(config.write_buffer + 1))     # lines in the write buffer or one cycle before it
+        stored, kill = Signal(range(config.write_buffer + 1)), Signal()     # lines in the write buffer; one comes next
+        drained = Signal()
         draining, clearing, clear_set = Signal(), Signal(init=1), Signal(set_bits(config))
 
         # --- banks ----------------------------------------------------------------------------------
@@ -223,8 +224,8 @@ class FiberCache(wiring.Component):
 
         banks = []
         issued, done, again = Signal(CLIENTS), Signal(CLIENTS), Signal(CLIENTS)
-        room, fill_evicts, write_evicts, read_hits, fetch_absent = (
-            Signal(name=name) for name in ("room", "fill_evicts", "write_evicts", "read_hits", "fetch_absent"))
+        room, fill_presses, fill_evicts, write_evicts, read_hits, fetch_absent = (
+            Signal(name=name) for name in ("room", "fill_presses", "fill_evicts", "write_evicts", "read_hits", "fetch_absent"))
         fill_skip, fill_demand, consume, through = (
             Signal(name=name) for name in ("fill_skip", "fill_demand", "consume", "through"))
         fill_line, write_line = Signal(line_shape), Signal(line_shape)
@@ -241,7 +242,7 @@ class FiberCache(wiring.Component):
                              bank.set[client].eq(address[low:middle]), bank.tag[client].eq(address[middle:])]
             m.d.comb += [
                 bank.replay.eq(replay),
-                bank.room.eq(room), bank.write_room.eq(room & ~fill_evicts),
+                bank.room.eq(room), bank.write_room.eq(room & ~fill_presses),
                 bank.fill_skip.eq(fill_skip), bank.fill_demand.eq(fill_demand),
                 bank.consume.eq(consume), bank.through.eq(through),
                 bank.fill_line.eq(fill_line), bank.write_line.eq(write_line),
@@ -259,11 +260,13 @@ class FiberCache(wiring.Component):
             issued.eq(any_bank("grant")),
             done.eq(any_bank("done")),
             again.eq(any_bank("again")),
+            fill_presses.eq(any_bank("fill_presses")),
             fill_evicts.eq(any_bank("fill_evicts")),
             write_evicts.eq(any_bank("write_evicts")),
             read_hits.eq(any_bank("read_hits")),
             fetch_absent.eq(any_bank("fetch_absent")),
-            room.eq(buffered != config.write_buffer),
+            room.eq((stored != config.write_buffer) & ~(kill & (stored == config.write_buffer - 1))),
+            drained.eq((stored == 0) & ~kill),
             # A fetch that finds nothing while the one before is still being requested must come back.
             fetch_lost.eq(fetch_absent & absent),
             replay.eq(again | fetch_lost << Client.FETCH.value),
@@ -285,7 +288,12 @@ class FiberCache(wiring.Component):
         m.d.comb += [
             fill_demand.eq(wanted & missing & ~killed),
             fill_skip.eq(killed | fill_demand & miss_consume),
-            answered.eq(fill_demand & done[Client.FILL]),
+        ]
+        filled, filled_slot, filled_line = Signal(), Signal(slot_shape), Signal(line_shape)
+        outdated = Signal()
+        m.d.sync += [
+            filled.eq(done[Client.FILL]), filled_slot.eq(fill_act.slot), filled_line.eq(fill_line),
+            answered.eq(fill_demand & done[Client.FILL]), outdated.eq(wanted & killed & done[Client.FILL]),
         ]
         grant_miss, grant_fetch = Signal(), Signal()
         m.d.sync += [known.eq(pending(miss_address)), searched.eq(missing)]
@@ -295,7 +303,7 @@ class FiberCache(wiring.Component):
             with m.If(grant_miss | searched & known):
                 m.d.sync += waiting.eq(1)
             # The pending line turned out to be outdated: search again.
-            with m.If(waiting & wanted & killed & done[Client.FILL]):
+            with m.If(waiting & outdated):
                 m.d.sync += [waiting.eq(0), searched.eq(0)]
             with m.If(answered):
                 m.d.sync += [missing.eq(0), searched.eq(0), waiting.eq(0)]
@@ -324,15 +332,15 @@ class FiberCache(wiring.Component):
         with m.If(grant_fetch):
             m.d.sync += [entering.eq(1), burst.address.eq(absent_burst.address), burst.lines.eq(absent_burst.lines),
                          entered.eq(0)]
-        m.d.sync += reserved.eq(reserved + Mux(grant_miss, 1, Mux(grant_fetch, absent_burst.lines, 0)) - done[Client.FILL])
+        m.d.sync += reserved.eq(reserved + Mux(grant_miss, 1, Mux(grant_fetch, absent_burst.lines, 0)) - filled)
         entry_address = Signal(address_shape)
         m.d.comb += entry_address.eq(burst.address + entered)
 
-        kill, kill_address = Signal(), Signal(address_shape)
+        kill_address = Signal(address_shape)
         for i in range(pending_count):
             with m.If(kill & (pending_address[i] == kill_address)):
                 m.d.sync += pending_killed[i].eq(1)
-            with m.If(done[Client.FILL] & (fill_act.slot == i)):
+            with m.If(filled & (filled_slot == i)):
                 m.d.sync += pending_valid[i].eq(0)
             with m.If(entering & (tail == i)):
                 m.d.sync += [pending_valid[i].eq(1), pending_killed[i].eq(0), pending_address[i].eq(entry_address)]
@@ -345,7 +353,7 @@ class FiberCache(wiring.Component):
         m.d.comb += [self.read_request.valid.eq(request_valid), self.read_request.payload.eq(request)]
         with m.If(self.read_request.ready):
             m.d.sync += request_valid.eq(0)
-        with m.If(staged & (buffered == 0) & (~request_valid | self.read_request.ready)):
+        with m.If(staged & drained & (~request_valid | self.read_request.ready)):
             m.d.sync += [staged.eq(0), request_valid.eq(1), request.eq(staged_burst)]
 
         m.d.comb += [
@@ -367,19 +375,16 @@ class FiberCache(wiring.Component):
 
         # --- responses: from the banks one cycle after the effect, or the line that a miss waited for ------
         hit_bank = Signal(config.cache_banks)
-        forward, forward_line = Signal(), Signal(line_shape)
         m.d.sync += [
             hit_bank.eq(Cat(bank.read_hits for bank in banks)),
-            forward.eq(answered), forward_line.eq(fill_line),
-            self.response.valid.eq(hit_bank.any() | forward),
-            self.response.line.eq(_pick([*zip(hit_bank, (bank.line for bank in banks)), (forward, forward_line)])),
+            self.response.valid.eq(hit_bank.any() | answered),
+            self.response.line.eq(_pick([*zip(hit_bank, (bank.line for bank in banks)), (answered, filled_line)])),
         ]
 
         # --- write buffer -----------------------------------------------------------------------------------
         entry_layout = line_write_layout(config)
         m.submodules.write_buffer = buffer = Memory(shape=entry_layout, depth=config.write_buffer, init=[])
         put, get = buffer.write_port(), buffer.read_port(domain="comb")
-        stored = Signal(range(config.write_buffer + 1))
         take, buffering, passed = Signal(), Signal(), Signal()
         was_passed, passed_address, passed_line = Signal(), Signal(address_shape), Signal(line_shape)
         evict_bank = Signal(config.cache_banks)
@@ -394,7 +399,7 @@ class FiberCache(wiring.Component):
             kill.eq(buffering), was_passed.eq(passed), passed_address.eq(act[Client.WRITE].address),
             passed_line.eq(write_line),
             evict_bank.eq(Cat(bank.fill_evicts | bank.write_evicts for bank in banks)),
-            buffered.eq(buffered + buffering - take), stored.eq(stored + kill - take),
+            stored.eq(stored + kill - take),
         ]
         m.d.comb += [
             kill_address.eq(_pick([
@@ -415,7 +420,7 @@ class FiberCache(wiring.Component):
             quiet.eq((Cat(queue.level != 0 for queue in queues.values()) == 0) & ~missing & ~absent & ~entering & ~staged
                      & ~request_valid & (reserved == 0)),
             self.busy.eq(draining | clearing),
-            self.idle.eq(quiet & (buffered == 0) & ~hit_bank.any() & ~forward & ~self.response.valid & ~self.busy),
+            self.idle.eq(quiet & drained & ~hit_bank.any() & ~answered & ~self.response.valid & ~self.busy),
         ]
         with m.If(self.invalidate & ~self.busy):
             m.d.sync += draining.eq(1)

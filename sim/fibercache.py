@@ -27,8 +27,8 @@ FILL, READ, WRITE, FETCH = range(4)
  STAGED, STAGED_ADDRESS, STAGED_LINES, REQUEST, REQUEST_ADDRESS, REQUEST_LINES,
  BUFFERED, STORED, PUT, GET, PUTTING, PUTTING_ADDRESS, PUTTING_TOKEN,
  COMING, COMING_ADDRESS, COMING_TOKEN, RESPONSE, RESPONSE_ADDRESS, RESPONSE_TOKEN,
- DRAINING, CLEARING, CLEAR_SET, HIT, MISS, EVICTION, ERROR,
- BANKS, SETS, WAYS, OLDEST, _COUNT) = range(66)
+ FILLED, FILLED_SLOT, ANSWERED, OUTDATED, DRAINING, CLEARING, CLEAR_SET, HIT, MISS, EVICTION, ERROR,
+ BANKS, SETS, WAYS, OLDEST, _COUNT) = range(70)
 
 _ALLOCATION_DISTANCE = 4   # cycles between the grants of two operations of a set, if the second may allocate
 _DISTANCE = 2              # ... if it may not
@@ -189,6 +189,12 @@ def _victim(state, bank, index):
 
 
 @njit(cache=True)
+def _finds_dirty_victim(state, address):
+    bank, index, _, _ = _place(state, address)
+    return state.dirty[bank, index, _victim(state, bank, index)] == 1
+
+
+@njit(cache=True)
 def _drop(state, bank, index, way):
     state.tags[bank, index, way] = -1
     state.dirty[bank, index, way] = 0
@@ -261,7 +267,7 @@ def _grants(state):
 
 @njit(cache=True)
 def _fill(state, address, slot, token, room):
-    """Effect of a fill: 1 done, 2 done and it answered the waiting read, 0 again."""
+    """Effect of a fill: 1 done, 0 again. The read that waits for it goes on in the next cycle."""
     r = state.scalars
     killed = state.pending[slot, 2]
     wanted = r[MISSING] == 1 and r[MISS_ADDRESS] == address
@@ -274,13 +280,10 @@ def _fill(state, address, slot, token, room):
         elif room:
             _evict(state, bank, index, victim)
             return 0
-    state.pending[slot, 1] = 0
-    r[RESERVED] -= 1
+    r[FILLED], r[FILLED_SLOT] = 1, slot
+    r[ANSWERED], r[OUTDATED] = demand, wanted and killed
     if demand:
-        return 2
-    if wanted and r[WAITING]:
-        r[WAITING] = 0
-        r[SEARCHED] = 0
+        r[COMING], r[COMING_ADDRESS], r[COMING_TOKEN] = 1, address, token
     return 1
 
 
@@ -369,6 +372,7 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
     absent, absent_searched, absent_known = r[ABSENT], r[ABSENT_SEARCHED], r[ABSENT_KNOWN]
     reserved, entering, staged = r[RESERVED], r[ENTERING], r[STAGED]
     putting, putting_address, putting_token = r[PUTTING], r[PUTTING_ADDRESS], r[PUTTING_TOKEN]
+    filled, filled_slot, answered, outdated = r[FILLED], r[FILLED_SLOT], r[ANSWERED], r[OUTDATED]
     miss_address, absent_address, absent_lines = r[MISS_ADDRESS], r[ABSENT_ADDRESS], r[ABSENT_LINES]
 
     # Searches of the pending lines take a cycle: their results are registers.
@@ -384,6 +388,7 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
     r[RESPONSE], r[RESPONSE_ADDRESS], r[RESPONSE_TOKEN] = r[COMING], r[COMING_ADDRESS], r[COMING_TOKEN]
     r[COMING] = 0
     r[PUTTING] = 0
+    r[FILLED], r[ANSWERED], r[OUTDATED] = 0, 0, 0
     if r[STORED] and write_request_ready:
         r[GET] = (r[GET] + 1) % len(state.buffer)
         r[STORED] -= 1
@@ -391,7 +396,7 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
 
     # Effects of the operations granted two cycles ago.
     room = buffered < len(state.buffer)
-    answered = False
+    pressed = r[LATE + FILL] == 1 and _finds_dirty_victim(state, queues[FILL, r[HEAD + FILL], 0])
     for client in range(4):
         head = r[HEAD + client]
         outcome = 1
@@ -399,13 +404,10 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
             address, extra, token = queues[client, head, 0], queues[client, head, 1], queues[client, head, 2]
             if client == FILL:
                 outcome = _fill(state, address, extra, token, room)
-                if outcome == 2:
-                    answered = True
-                    r[COMING], r[COMING_ADDRESS], r[COMING_TOKEN] = 1, address, token
             elif client == READ:
                 outcome = _read(state, address, extra)
             elif client == WRITE:
-                outcome = _write(state, address, extra, token, room and not r[PUTTING])
+                outcome = _write(state, address, extra, token, room and not pressed)
             else:
                 outcome = _fetch(state, address, extra, absent)
             if outcome:
@@ -420,6 +422,11 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
     grant_miss = wants and free and reserved < len(pending)
     if missing and (grant_miss or searched and known and not waiting):
         r[WAITING] = 1
+    if waiting and outdated:    # the pending line was not to be used: search again
+        r[WAITING], r[SEARCHED] = 0, 0
+    if filled:
+        pending[filled_slot, 1] = 0
+        r[RESERVED] -= 1
     if answered:
         r[MISSING], r[SEARCHED], r[WAITING] = 0, 0, 0
         r[HEAD + READ] = (r[HEAD + READ] + 1) % CLIENT_QUEUE

@@ -40,7 +40,7 @@ def _cover(state, cover):
     room = r[fc.BUFFERED] < len(state.buffer)
     cover[22] += r[fc.RESERVED] == len(state.pending)
     cover[23] += not room
-    evicts = False
+    pressed = r[fc.LATE + fc.FILL] == 1 and fc._finds_dirty_victim(state, q[fc.FILL, r[fc.HEAD + fc.FILL], 0])
     for client in range(4):
         if not r[fc.LATE + client]:
             continue
@@ -59,7 +59,6 @@ def _cover(state, cover):
             elif not dirty:
                 cover[15] += 1
             elif room:
-                evicts = True
                 cover[10] += 1
             else:
                 cover[14] += 1
@@ -69,14 +68,14 @@ def _cover(state, cover):
             cover[5] += way >= 0 and extra == 1 and state.dirty[bank, index, way] == 1
         elif client == fc.WRITE:
             if extra:
-                cover[20] += not room or evicts
-                cover[18] += room and not evicts and way >= 0
-                cover[19] += room and not evicts and way < 0
+                cover[20] += not room or pressed
+                cover[18] += room and not pressed and way >= 0
+                cover[19] += room and not pressed and way < 0
             elif way >= 0:
                 cover[16] += 1
             elif not dirty:
                 cover[17] += 1
-            elif room and not evicts:
+            elif room and not pressed:
                 cover[11] += 1
             else:
                 cover[20] += 1
