@@ -48,7 +48,7 @@ def prove(component, *, mode="pdr", depth=40, timeout=600):
         raise ValueError(f"mode must be 'pdr' or 'bmc', not {mode!r}")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "design.il").write_text(rtlil.convert(component, name="top", emit_src=False))
-        run_yosys(["read_rtlil design.il", "prep -flatten -top top", "chformal -lower", "chformal -early", "async2sync",
+        run_yosys(["read_rtlil design.il", "prep -flatten -top top", "memory_map", "chformal -lower", "chformal -early", "async2sync",
                    "opt -full", "techmap", "dffunmap", "setundef -zero", "aigmap", "opt_clean", "write_aiger -zinit design.aig"],
                   cwd=folder)
         decide = f"pdr -T {timeout}" if mode == "pdr" else f"bmc3 -F {depth} -T {timeout}"
