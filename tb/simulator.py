@@ -11,14 +11,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
+import cocotb_tools.config
 import numpy as np
 from filelock import FileLock
 
 from neuroflex.eda import ToolError, Verilator
 
-__all__ = ["Simulation", "build_folder", "build_library", "cached"]
+__all__ = ["Simulation", "build_cocotb", "build_folder", "build_library", "cached"]
 
 TOP = "bench"
 
@@ -102,12 +104,17 @@ int64_t simulation_run(void* p, int64_t cycles, const char* stim, char* trace) {
 #pragma GCC visibility pop
 """
 
-# VerilatedContext's thread pool wants pthread; -fno-gnu-unique keeps several
-# designs in one process apart.
-_COMPILE = ("-O1", "-std=gnu++17", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-w", "-pthread",
-            "-DVL_USER_STOP", "-DVL_USER_FATAL", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0",
+# VerilatedContext's thread pool wants pthread.
+_COMPILE = ("-O1", "-std=gnu++17", "-fPIC", "-w", "-pthread",
+            "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0",
             "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0")
-_VERILATE = ("--cc", "-O3", "--no-timing", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module", TOP, "--prefix", "Vbench")
+# The shim's own vl_stop and vl_fatal: a failed assertion must not end this process. The rest keeps several designs
+# in one process apart.
+_LIBRARY = ("-DVL_USER_STOP", "-DVL_USER_FATAL", "-fvisibility=hidden", "-fno-gnu-unique")
+_VERILATE = ("--cc", "-O3", "--no-timing", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module", TOP)
+# Only the ports that the cocotb test uses are visible to it: all signals cost a factor of 4.
+_PUBLIC = "`verilator_config\n" + "".join(f'public_flat_rw -module "{TOP}" -var "{port}"\n'
+                                         for port in ("clk", "rst", "stim_vector", "trace_vector"))
 
 
 def build_folder():
@@ -156,19 +163,15 @@ def build_library(name, verilog, *, waves=False, extra=""):
         The shared library.
     """
     tool = Verilator.find()
-    flags = (*_COMPILE, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}",
-             f"-I{tool.root / 'include'}", f"-I{tool.root / 'include' / 'vltstd'}")
-    verilate = (*_VERILATE, *(("--trace-vcd",) if waves else ()))
+    flags = (*_COMPILE, *_LIBRARY, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}",
+             *_includes(tool))
+    verilate = (*_VERILATE, "--prefix", "Vbench", *(("--trace-vcd",) if waves else ()))
+    parts = ("verilated", "verilated_threads", *(("verilated_vcd_c",) if waves else ()))
     runtime = cached("runtime-waves" if waves else "runtime", (tool.version, flags),
-                     lambda folder: _compile_runtime(folder, tool, flags, waves))
+                     lambda folder: _compile_runtime(folder, tool, flags, parts))
 
     def make(folder):
-        (folder / "design.v").write_text(verilog)
-        done = tool.run(*verilate, "--Mdir", ".", "design.v", cwd=folder)
-        if done.returncode:
-            raise ToolError(f"Verilator refused {name}; it printed last:\n{done.stdout[-2000:]}")
-        sources = sorted(path.name for path in folder.glob("V*.cpp"))
-        (folder / "all.cpp").write_text("".join(f'#include "{path}"\n' for path in sources) + _SHIM + extra)
+        _verilate(name, verilog, tool, verilate, folder, _SHIM + extra)
         _gxx(*flags, "-shared", "all.cpp", *sorted(runtime.glob("*.o")), "-o", "design.so", cwd=folder)
         for path in folder.glob("V*"):
             path.unlink()
@@ -176,8 +179,50 @@ def build_library(name, verilog, *, waves=False, extra=""):
     return cached(name, (verilog, _SHIM, extra, tool.version, verilate, flags), make) / "design.so"
 
 
-def _compile_runtime(folder, tool, flags, waves):
-    for part in ("verilated", "verilated_threads", *(("verilated_vcd_c",) if waves else ())):
+def build_cocotb(name, verilog):
+    """Compile the same design as `build_library` into a simulator that cocotb drives.
+
+    Returns
+    -------
+    Path
+        The executable, ``bench``.
+    """
+    tool = Verilator.find()
+    flags = (*_COMPILE, "-DVM_TRACE=0", "-DVM_TRACE_VCD=0", *_includes(tool))
+    verilate = (*_VERILATE, "--vpi", "--prefix", "Vtop", "public.vlt")
+    main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
+    libraries = cocotb_tools.config.libs_dir
+    runtime = cached("runtime-cocotb", (tool.version, flags), lambda folder: _compile_runtime(
+        folder, tool, flags, ("verilated", "verilated_threads", "verilated_vpi")))
+
+    def make(folder):
+        (folder / "public.vlt").write_text(_PUBLIC)
+        _verilate(name, verilog, tool, verilate, folder, f'#include "{main}"\n')
+        _gxx(*flags, "-I.", "-rdynamic", "all.cpp", *sorted(runtime.glob("*.o")), f"-Wl,-rpath,{libraries}", f"-L{libraries}",
+             "-lcocotbvpi_verilator", "-o", TOP, cwd=folder)
+        for path in folder.glob("V*"):
+            path.unlink()
+
+    return cached(f"{name}-cocotb", (verilog, _PUBLIC, tool.version, verilate, flags, str(libraries),
+                                     metadata.version("cocotb")), make) / TOP
+
+
+def _includes(tool):
+    return f"-I{tool.root / 'include'}", f"-I{tool.root / 'include' / 'vltstd'}"
+
+
+def _verilate(name, verilog, tool, arguments, folder, main):
+    """Write ``all.cpp`` in `folder`: the design as C++ and then `main`."""
+    (folder / "design.v").write_text(verilog)
+    done = tool.run(*arguments, "--Mdir", ".", "design.v", cwd=folder)
+    if done.returncode:
+        raise ToolError(f"Verilator refused {name}; it printed last:\n{done.stdout[-2000:]}")
+    sources = sorted(path.name for path in folder.glob("V*.cpp"))
+    (folder / "all.cpp").write_text("".join(f'#include "{path}"\n' for path in sources) + main)
+
+
+def _compile_runtime(folder, tool, flags, parts):
+    for part in parts:
         _gxx(*flags, "-c", tool.root / "include" / f"{part}.cpp", "-o", f"{part}.o", cwd=folder)
 
 
