@@ -19,15 +19,15 @@ PIPELINE = 7    # stages between the cycle in which a round is read and the pack
 # Configuration
 _CHUNK_BITS, _LINE_BYTES, _ANN_PES, _SNN_PES, _BANKS, _ADDRESS_MASK = range(6)
 # Settings of the layer
-_POSITIONS, _GROUPS, _ANN_ROUNDS, _SNN_ROUNDS, _STRIDE = range(6, 11)
+_POSITIONS, _GROUPS, _ANN_ROUNDS, _SNN_ROUNDS, _STRIDE, _ANN_WIDTH, _SNN_WIDTH = range(6, 13)
 # Walk: next round to read
-_ACTIVE, _POSITION, _ROUND, _OFFSET, _BLOCK = range(11, 16)
+_ACTIVE, _POSITION, _ROUND, _OFFSET, _BLOCK = range(13, 18)
 # Packer: levels in the line, lines in the chunk, addresses, lines waiting to be written
-_FILL, _LINES, _CHUNK, _SPINE, _FULL, _REST, _MASK, _VALUE_ADDRESS, _MASK_ADDRESS, _LAST = range(16, 26)
+_FILL, _LINES, _CHUNK, _SPINE, _FULL, _REST, _MASK, _VALUE_ADDRESS, _MASK_ADDRESS, _LAST = range(18, 28)
 # Pulses of this cycle
-_BLOCK_DONE, _FINISHED = range(26, 28)
+_BLOCK_DONE, _FINISHED = range(28, 30)
 # Pipeline: a ring of tokens, 0 is a bubble
-_HEAD, _RING = 28, 29
+_HEAD, _RING = 30, 31
 _SIZE = _RING + PIPELINE
 
 _CLOSING, _LAST_CHUNK, _LAST_ROUND, _COUNT = 1, 2, 3, 4      # bits of a token; bit 0: it is a round
@@ -75,6 +75,7 @@ def compressor_start(state, out_base, positions, out_chunks, out_first_chunk, gr
     state[_ANN_ROUNDS] = ann_rounds
     state[_SNN_ROUNDS] = max(snn_rounds, 1 - min(ann_rounds, 1))
     state[_STRIDE] = out_chunks * CHUNK_LINES
+    state[_ANN_WIDTH], state[_SNN_WIDTH] = state[_ANN_PES] >> groups_log2, state[_SNN_PES] >> groups_log2
     state[_ACTIVE] = 1
     state[_POSITION] = state[_ROUND] = state[_OFFSET] = state[_BLOCK] = 0
     state[_FILL] = state[_LINES] = 0
@@ -84,10 +85,10 @@ def compressor_start(state, out_base, positions, out_chunks, out_first_chunk, gr
 
 
 @njit(cache=True)
-def _finished_outputs(done, columns, first, pes, block, banks):
-    """Whether the PEs ``first`` ... ``first + pes - 1`` that have columns are past the block."""
-    for pe in range(first, first + pes):
-        if columns[pe] > 0 and done[pe] == block % (2 * banks):
+def _finished_outputs(done, columns, group, pes, behind):
+    """Whether none of a group's PEs that have columns still shows the count ``behind``."""
+    for pe in range(group * pes, (group + 1) * pes):
+        if columns[pe] > 0 and done[pe] == behind:
             return False
     return True
 
@@ -97,17 +98,18 @@ def _issue(state, nonzeros, ann_columns, ann_done, snn_columns, snn_done):
     """The walk's part of a cycle in which the pipeline moves: the token of the round that is read, or 0."""
     if not state[_ACTIVE]:
         return 0
-    groups, position, index = state[_GROUPS], state[_POSITION], state[_ROUND]
-    ann_width, snn_width = state[_ANN_PES] // groups, state[_SNN_PES] // groups
+    position, index = state[_POSITION], state[_ROUND]
+    ann_width, snn_width = state[_ANN_WIDTH], state[_SNN_WIDTH]
+    last_group = state[_GROUPS] - 1     # all counts are powers of two, so that & takes the place of the slower %
     if index == 0:
-        group, block, banks = position % groups, state[_BLOCK], state[_BANKS]
-        if not (_finished_outputs(ann_done, ann_columns, group * ann_width, ann_width, block, banks)
-                and _finished_outputs(snn_done, snn_columns, group * snn_width, snn_width, block, banks)):
+        group, behind = position & last_group, state[_BLOCK] & (2 * state[_BANKS] - 1)
+        if not (_finished_outputs(ann_done, ann_columns, group, ann_width, behind)
+                and _finished_outputs(snn_done, snn_columns, group, snn_width, behind)):
             return 0
     last_round = index + 1 == state[_ANN_ROUNDS] + state[_SNN_ROUNDS]
     end = state[_OFFSET] + (ann_width if index < state[_ANN_ROUNDS] else snn_width)
     if index + 1 == state[_ANN_ROUNDS]:
-        end = (end + snn_width - 1) // snn_width * snn_width if not last_round else end
+        end = (end + snn_width - 1) & -snn_width if not last_round else end
     closing = last_round or end == state[_CHUNK_BITS]
     last_position = position + 1 == state[_POSITIONS]
     token = 1 | closing << _CLOSING | last_round << _LAST_CHUNK | (last_round and last_position) << _LAST_ROUND
@@ -117,7 +119,7 @@ def _issue(state, nonzeros, ann_columns, ann_done, snn_columns, snn_done):
     if last_round:
         state[_ROUND] = 0
         state[_POSITION] += 1
-        if last_position or (position + 1) % groups == 0:
+        if last_position or position & last_group == last_group:
             state[_BLOCK] += 1
             state[_BLOCK_DONE] = 1
         if last_position:
@@ -132,9 +134,9 @@ def _pack(state, token):
     filled = state[_FILL] + (token >> _COUNT)
     state[_VALUE_ADDRESS] = state[_CHUNK] + 1 + state[_LINES]
     state[_MASK_ADDRESS] = state[_CHUNK]
-    state[_FULL] = filled // line_bytes
+    state[_FULL] = filled >= line_bytes
     state[_LINES] += state[_FULL]
-    state[_FILL] = filled % line_bytes
+    state[_FILL] = filled & (line_bytes - 1)
     if token >> _CLOSING & 1:
         state[_REST] = min(state[_FILL], 1)
         state[_MASK] = 1
@@ -183,7 +185,7 @@ def compressor_step(state, nonzeros, ann_columns, ann_done, snn_columns, snn_don
     slot = _RING + state[_HEAD]
     arrived = state[slot]
     state[slot] = _issue(state, nonzeros, ann_columns, ann_done, snn_columns, snn_done)
-    state[_HEAD] = (state[_HEAD] + 1) % PIPELINE
+    state[_HEAD] = state[_HEAD] + 1 if state[_HEAD] + 1 < PIPELINE else 0
     if arrived:
         _pack(state, arrived)
     return state[slot] & 1
@@ -231,7 +233,7 @@ def compressor_finished(state):
 @njit(cache=True)
 def compressor_y_bank(state):
     """``y_bank``."""
-    return state[_BLOCK] % state[_BANKS]
+    return state[_BLOCK] & (state[_BANKS] - 1)
 
 
 @njit(cache=True)

@@ -39,7 +39,7 @@ WIDE = PRESETS["pynq_z2"]       # as many lanes as a line has bytes
 OUTPUTS = ("write__valid", "address", "is_mask", "block_done", "finished", "y_bank", "y_index")
 
 
-@njit(cache=True)
+@njit
 def simulate(state, nonzeros, groups, ann_columns, snn_columns, banks, rates, ready, chances, outputs, ann_done, snn_done,
              issued):
     """Runs a layer, from the cycle after start, with arrays that finish at random; returns the cycles it took.
@@ -282,14 +282,14 @@ def test_model_speed():
     done = np.ones(8, np.int64)
     _free_run(state, nonzeros[:1], *columns, done)
     state = compressor_init(config)
-    begin = time.perf_counter()
+    begin = time.process_time()
     cycles = _free_run(state, nonzeros, *columns, done)
-    took = (time.perf_counter() - begin) / cycles * 1e9
+    took = (time.process_time() - begin) / cycles * 1e9
     print(f"{took:.1f} ns per cycle")
-    assert took < 400        # ten times the goal: the machine may be busy
+    assert took < 200        # several times the goal: the machine may be busy
 
 
-@njit(cache=True)
+@njit
 def _free_run(state, nonzeros, ann_columns, snn_columns, done):
     compressor_start(state, 0, len(nonzeros), 4, 0, 0, 16, 16)
     block = 0

@@ -125,7 +125,7 @@ def damaged(rng, config, groups_log2, kind):
     return lines
 
 
-@njit(cache=True)
+@njit
 def simulate(state, ready, chances, pace, delay, bus_error, outputs, inputs):
     """Runs a load from the cycle after start, with a memory that answers at random; returns the cycles it took.
 
@@ -290,11 +290,11 @@ def test_model_speed():
     loader_start(state, 0, 100, -1, 0)
     simulate(state, ready, chances, 1.0, 0, -1, outputs, inputs)
     loader_start(state, 0, count - 100, -1, 0)
-    begin = time.perf_counter()
+    begin = time.process_time()
     cycles = simulate(state, ready, chances, 1.0, 0, -1, outputs, inputs)
-    took = (time.perf_counter() - begin) / cycles * 1e9
+    took = (time.process_time() - begin) / cycles * 1e9
     print(f"{took:.1f} ns per cycle")
-    assert took < 400        # ten times the goal: the machine may be busy
+    assert took < 200        # several times the goal: the machine may be busy
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind != "bus"])
