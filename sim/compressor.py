@@ -84,7 +84,7 @@ def compressor_start(state, out_base, positions, out_chunks, out_first_chunk, gr
     state[_BLOCK_DONE] = state[_FINISHED] = 0
 
 
-@njit(cache=True)
+@njit(inline="always")
 def _finished_outputs(done, columns, group, pes, behind):
     """Whether none of a group's PEs that have columns still shows the count ``behind``."""
     for pe in range(group * pes, (group + 1) * pes):
@@ -93,7 +93,7 @@ def _finished_outputs(done, columns, group, pes, behind):
     return True
 
 
-@njit(cache=True)
+@njit(inline="always")
 def _issue(state, nonzeros, ann_columns, ann_done, snn_columns, snn_done):
     """The walk's part of a cycle in which the pipeline moves: the token of the round that is read, or 0."""
     if not state[_ACTIVE]:
@@ -127,7 +127,7 @@ def _issue(state, nonzeros, ann_columns, ann_done, snn_columns, snn_done):
     return token
 
 
-@njit(cache=True)
+@njit(inline="always")
 def _pack(state, token):
     """The packer takes a round: which lines it completes."""
     line_bytes = state[_LINE_BYTES]
