@@ -165,6 +165,11 @@ def test_many_seeds(shape, seed):
     assert check(shape, jobs=3_000, seed=SEED + 10 + seed)["queries"] >= 30_000
 
 
+@pytest.mark.long
+def test_cocotb():
+    check(SHAPES[0], jobs=40, seed=SEED + 1, engine="cocotb")
+
+
 FAULTS = {
     "table one entry off": lambda v: re.sub(r"(bases\[)(.*?)(\] <=)", r"\1\2 + 1'h1\3", v),
     "a group's count is one too many": lambda v: v.replace("count <= ", "count <= 1 + "),

@@ -219,6 +219,10 @@ def test_many_seeds(name, seed):
     assert run.joins >= 10_000, run.joins
 
 
+def test_cocotb():
+    check(CONFIGS["tiny"], SEED + 100, 3, engine="cocotb")
+
+
 def in_module(name, pattern, replacement):
     """An edit within one module of the Verilog."""
     def edit(verilog):
@@ -239,4 +243,4 @@ FAULTS = {
                                    for number, fault in enumerate(FAULTS)])
 def test_fault_is_seen(fault):
     with pytest.raises(Mismatch):
-        check(CONFIGS["tiny"], SEED, 3, verilog_edit=FAULTS[fault])
+        check(CONFIGS["tiny"], SEED, 12, verilog_edit=FAULTS[fault])

@@ -126,6 +126,11 @@ def test_matches_model(name):
     assert matches >= 10_000
 
 
+@pytest.mark.long
+def test_cocotb():
+    check("tiny", chunks=60, seed=SEED + 1, engine="cocotb")
+
+
 FAULTS = {
     "a correction is lost": lambda v: re.sub(r"left <= (.*);", r"left <= \1 + (left == 5 && \1 == 6);", v),
     "weight of another match": lambda v: re.sub(r"(= weights\[\w+)\]", r"\1 ^ 1'h1]", v),

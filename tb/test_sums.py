@@ -64,6 +64,11 @@ def test_matches_model(name):
     assert coverage.counts["additions"] >= 10_000
 
 
+@pytest.mark.long
+def test_cocotb():
+    check(SHAPES["two"], cycles=500, seed=SEED + 1, engine="cocotb")
+
+
 FAULTS = {
     "the first addition adds to what was left": lambda v: re.sub(r"first <= .*;", "first <= 0;", v),
     "a selection is ignored": lambda v: re.sub(r"select <= .*;", "select <= ~7'h0;", v),
