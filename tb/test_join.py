@@ -173,7 +173,7 @@ def test_join():
 
 
 def test_join_of_wide_chunks():
-    run(WIDE, 2, loads=12, covers=False)
+    run(WIDE, 2, loads=12, covers=False, engine="cocotb")
 
 
 @pytest.mark.parametrize("fault", [

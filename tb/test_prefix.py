@@ -46,7 +46,7 @@ def run_prefix(bits, count, engine="library", verilog_edit=None):
     assert covered.mean() > 0.95
 
 
-@pytest.mark.parametrize("bits,engine", [(32, "library"), (128, "library")])
+@pytest.mark.parametrize("bits,engine", [(32, "cocotb"), (128, "library")])
 def test_fast_prefix(bits, engine):
     run_prefix(bits, 10_000, engine)
 
