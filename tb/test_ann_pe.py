@@ -216,6 +216,7 @@ def test_array():
     run(TINY, 1, 60)
 
 
+@pytest.mark.long
 def test_array_under_cocotb():
     run(TINY, 2, 8, covers=False, engine="cocotb")
 
@@ -234,6 +235,7 @@ def test_a_chunk_takes_the_larger_of_pairs_and_matches(columns):
         assert cycles - 12 <= np.maximum(matches.sum(axis=(1, 2)), pairs).sum() <= cycles
 
 
+@pytest.mark.long
 def test_forgotten_sum_is_noticed():
     with pytest.raises(Mismatch, match="y"):
         run(TINY, 3, 6, covers=False, verilog_edit=lambda text: text.replace("= written | ", "= written ^ "))
