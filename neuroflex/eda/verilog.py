@@ -2,7 +2,6 @@
 
 import re
 import tempfile
-import warnings
 from pathlib import Path
 
 from amaranth.back import rtlil
@@ -42,14 +41,11 @@ def to_verilog(component, name, *, header=None):
     ToolError
         If Yosys refuses the design.
     """
+    text = rtlil.convert(component, name=name, emit_src=False)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError(f"the top module's name must be an identifier, not {name!r}")
     if name in {"__".join(map(str, path)) for path, _, _ in component.signature.flatten(component)}:
         raise ValueError(f"the top module cannot be called {name!r}: it has a port of that name")
-    with warnings.catch_warnings():
-        # A component made to read its ports, and then converted, is used.
-        warnings.filterwarnings("ignore", category=ResourceWarning)
-        text = rtlil.convert(component, name=name, emit_src=False)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "in.il").write_text(_flat_module_names(text))
         run_yosys(["read_rtlil in.il",
