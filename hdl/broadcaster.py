@@ -336,11 +336,11 @@ class _LineQueue:
         self.push_line = Signal(config.chunk_bits)
         self.pop = Signal(name="line_pop")
         self.there = Signal(name="line_there")
-        level = Signal(range(LINE_QUEUE + 1), name="lines_held")
+        self.level = Signal(range(LINE_QUEUE + 1), name="lines_held")
         store = m.submodules.line_queue = memory.Memory(shape=config.chunk_bits, depth=LINE_QUEUE, init=[])
         write = store.write_port()
         read = store.read_port(domain="comb")
         m.d.sync += [write.addr.eq(write.addr + self.push), read.addr.eq(read.addr + self.pop),
-                     level.eq(level + self.push - self.pop)]
-        m.d.comb += [write.en.eq(self.push), write.data.eq(self.push_line), self.there.eq(level != 0)]
+                     self.level.eq(self.level + self.push - self.pop)]
+        m.d.comb += [write.en.eq(self.push), write.data.eq(self.push_line), self.there.eq(self.level != 0)]
         self.line = read.data

@@ -243,6 +243,12 @@ def test_random_layers(preset, runs):
     assert not missed, f"coverage too low: {missed}"
 
 
+def test_under_cocotb():
+    config = PRESETS["small"]
+    run = random_run(config, 100, most=200)
+    Bench(Broadcaster(config=config), "broadcaster").run(run.stimulus, run.expected, run.where, engine="cocotb", seed=100)
+
+
 @pytest.mark.parametrize("latency", [2, 4])
 @pytest.mark.parametrize("lines", [0, 1, 2, 5, 8])
 @pytest.mark.parametrize("groups_log2", [0, 1])

@@ -97,6 +97,13 @@ def test_random_layers():
     Bench(Walk(config=config), "walk").run(stimulus, expected, where, seed=SEED)
 
 
+def test_under_cocotb():
+    config = PRESETS["small"]
+    rng = np.random.default_rng(SEED + 1)
+    stimulus, expected, where = scenario(rng, config, [random_layer(rng, config, kind, most=300) for kind in KINDS])
+    Bench(Walk(config=config), "walk").run(stimulus, expected, where, engine="cocotb", seed=SEED + 1)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("preset, bits", [("tiny", 14), ("paper", 32), ("pynq_z2", 17)])
 def test_address_widths(preset, bits):
