@@ -245,8 +245,8 @@ def test_random_layers(preset, runs):
 
 def test_under_cocotb():
     config = PRESETS["small"]
-    run = random_run(config, 100, most=200)
-    Bench(Broadcaster(config=config), "broadcaster").run(run.stimulus, run.expected, run.where, engine="cocotb", seed=100)
+    run = random_run(config, 104, most=150)
+    Bench(Broadcaster(config=config), "broadcaster").run(run.stimulus, run.expected, run.where, engine="cocotb", seed=104)
 
 
 @pytest.mark.parametrize("latency", [2, 4])

@@ -7,8 +7,8 @@ Test plan
 * Streams: an offered read stays as it is until taken.
 * Not vacuous: with one credit more than the queue has places, the same claim fails.
 
-Bounded: all runs of 20 cycles from reset, with queues of two chunks and two lines and free descriptions in place of the
-walks. The weaker claim of the last point fails in cycle 9, so 20 cycles fill the queues more than once.
+Bounded: all runs of 16 cycles from reset, with queues of two chunks and two lines and free descriptions in place of the
+walks. The weaker claim of the last point fails in cycle 9, so 16 cycles are enough to fill the queues.
 """
 import pytest
 from amaranth.hdl import Assert, Assume, Module, Mux, ResetSignal, Signal, Value
@@ -87,11 +87,11 @@ def small_queues(monkeypatch):
 
 
 def test_every_answer_has_room(small_queues):
-    prove(Free(Checked(config=PRESETS["tiny"])), mode="bmc", depth=20)
+    prove(Free(Checked(config=PRESETS["tiny"])), mode="bmc", depth=16)
 
 
 def test_claims_can_fail(small_queues):
     class TooFew(Checked):
         capacity = 1
     with pytest.raises(ProofFailed):
-        prove(Free(TooFew(config=PRESETS["tiny"])), mode="bmc", depth=20)
+        prove(Free(TooFew(config=PRESETS["tiny"])), mode="bmc", depth=16)
