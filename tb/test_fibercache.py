@@ -151,6 +151,10 @@ def test_long(smallest, seed):
     compare(smallest, SMALLEST, 2_000_000, 1000 + seed)
 
 
+def test_under_cocotb(smallest):
+    compare(smallest, SMALLEST, 3_000, SEED, engine="cocotb")
+
+
 def test_hits_run_at_one_line_per_cycle(smallest):
     """After a first pass over 8 consecutive lines, reads of them are answered every cycle, READ_LATENCY later."""
     config, lines, cycles = SMALLEST, 8, 200

@@ -9,7 +9,7 @@ Test plan
 * requests and answers at one per cycle;
 * limits: unanswered bursts full, unconfirmed writes full;
 * coverage: see ``COVERAGE``, each point at least 20 times;
-* faults: priorities swapped, a burst counted short, a lost error, a write's line lost: each is seen.
+* faults: see ``FAULTS``, each is seen.
 """
 import re
 
@@ -250,10 +250,25 @@ def test_wide():
     compare(Bench(MemoryArbiter(WIDE), "memory_arbiter"), WIDE, 50_000, SEED)
 
 
+def test_under_cocotb(small):
+    compare(small, SMALL, 3_000, SEED, engine="cocotb")
+
+
 FAULTS = {
-    "a write does not hold up the reads": (r"assign read_room = [^;]+;", "assign read_room = 1'h1;"),
-    "all lines go to the cache": (r"owner = \{ \w+", "owner = { 8'h01"),
+    "requests are lost when there is no room": (r"assign read_room = [^;]+;", "assign read_room = 1'h1;"),
+    "all lines go to the cache": (r"(w_data\$\d+ \[0\]) = 1'h1;", r"\1 = 1'h0;"),
+    "bursts are not counted": (r"count <= \w+;", "count <= 8'h00;"),
+    "write errors are lost": (r"write_error <= \w+;", "write_error <= 1'h0;"),
+    "too many writes unconfirmed": (r"unconfirmed != 6'h3f", "1'h1"),
 }
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_seen(fault):
+    pattern, text = FAULTS[fault]
+    bench = Bench(MemoryArbiter(SMALL), "memory_arbiter", verilog_edit=lambda verilog: re.sub(pattern, text, verilog))
+    with pytest.raises(Mismatch):
+        compare(bench, SMALL, 50_000, SEED)
 
 
 @pytest.mark.long
