@@ -15,6 +15,14 @@ from .eda.yosys import ToolError, run_yosys
 __all__ = ["ProofFailed", "prove"]
 
 
+# A state is reachable when the assertion that it never happens fails.
+_REACH = """
+module \\$cover (input A, input EN);
+  \\$assert reached (.A(!A), .EN(EN));
+endmodule
+"""
+
+
 class ProofFailed(AssertionError):
     """A property does not hold; ``cycle`` is the first cycle in which it can be violated."""
 
@@ -26,35 +34,48 @@ class ProofFailed(AssertionError):
 def prove(component, *, mode="pdr", depth=40, timeout=600):
     """Prove every ``Assert`` of a component, for all inputs that satisfy every ``Assume``, from the reset state on.
 
+    With ``mode="cover"`` show instead that every ``Cover`` of it can happen: a proof about nothing would hold as well.
+
     Parameters
     ----------
     component : amaranth.lib.wiring.Component
         The circuit with its properties; all its inputs are free. It is not reset again.
-    mode : {"pdr", "bmc"}
-        ``pdr`` finds an inductive invariant and so proves all cycles; ``bmc`` looks at the first ``depth`` ones.
+    mode : {"pdr", "bmc", "cover"}
+        ``pdr`` finds an inductive invariant and so proves all cycles; ``bmc`` and ``cover`` look at the first ``depth`` ones.
     depth : int
-        Cycles for ``bmc``.
+        Cycles for ``bmc`` and ``cover``.
     timeout : int
         Seconds.
 
     Raises
     ------
     ProofFailed
-        When a property can be violated.
+        When a property can be violated, or a ``Cover`` not be reached (then ``cycle`` is None).
     ToolError
         When nothing was decided in time, or a tool failed.
     """
-    if mode not in ("pdr", "bmc"):
-        raise ValueError(f"mode must be 'pdr' or 'bmc', not {mode!r}")
+    if mode not in ("pdr", "bmc", "cover"):
+        raise ValueError(f"mode must be 'pdr', 'bmc' or 'cover', not {mode!r}")
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "reach.v").write_text(_REACH)
+        select = ["chformal -assert -remove", "techmap -map reach.v"] if mode == "cover" else ["chformal -cover -remove"]
         Path(folder, "design.il").write_text(rtlil.convert(component, name="top", emit_src=False))
-        run_yosys(["read_rtlil design.il", "prep -flatten -top top", "memory_map", "chformal -lower", "chformal -early", "async2sync",
+        run_yosys(["read_rtlil design.il", "prep -flatten -top top", "memory_map", "chformal -lower", *select, "chformal -early", "async2sync",
                    "opt -full", "techmap", "dffunmap", "setundef -zero", "aigmap", "opt_clean", "write_aiger -zinit design.aig"],
                   cwd=folder)
-        decide = f"pdr -T {timeout}" if mode == "pdr" else f"bmc3 -F {depth} -T {timeout}"
-        done = subprocess.run([Path(pyosys.__file__).with_name("yosys-abc"), "-c",
-                               f"read_aiger design.aig; fold; orpos; strash; dc2; {decide}"],
+        properties = int(Path(folder, "design.aig").read_bytes().split(maxsplit=7)[6])
+        decide = {"pdr": f"orpos; strash; dc2; pdr -T {timeout}", "bmc": f"orpos; strash; dc2; bmc3 -F {depth} -T {timeout}",
+                  "cover": f"bmc3 -a -F {depth} -T {timeout}"}[mode]
+        done = subprocess.run([Path(pyosys.__file__).with_name("yosys-abc"), "-c", f"read_aiger design.aig; fold; {decide}"],
                               cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if not properties:
+        raise ValueError(f"{type(component).__name__} has no {'Cover' if mode == 'cover' else 'Assert'}")
+    if mode == "cover":
+        reached = set(re.findall(r"Output +(\d+) +was asserted in frame", done.stdout))
+        if len(reached) < properties:
+            raise ProofFailed(f"{type(component).__name__}: {properties - len(reached)} of {properties} covers were not reached"
+                              f" in {depth} cycles", None)
+        return
     if violated := re.search(r"was asserted in frame (\d+)", done.stdout):
         cycle = int(violated[1])
         raise ProofFailed(f"a property of {type(component).__name__} can be violated in cycle {cycle}", cycle)
