@@ -9,7 +9,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml
 	@echo "== making $(VENV) and installing NeuroFlex with its tools (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,formal]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
 demo: venv
