@@ -22,6 +22,7 @@ import pytest
 from numba import njit
 
 from neuroflex.config import PRESETS, ArchConfig
+from neuroflex.eda import lint, to_verilog
 from neuroflex.formats import pack_chunk
 from neuroflex.hdl.compressor import COMPRESSOR_LATENCY, Compressor
 from neuroflex.sim.compressor import (PIPELINE, compressor_block_done, compressor_busy, compressor_finished, compressor_init,
@@ -242,6 +243,10 @@ def test_random_layers(config, gap):
     print(dict(cover))
 
 
+def test_cocotb():
+    check(UNEQUAL, 12, 4, engine="cocotb", thresholds={})
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("config", [*PRESETS.values(), UNEQUAL, NARROW], ids=lambda config: config.name)
 @pytest.mark.parametrize("seed", range(100, 104))
@@ -317,6 +322,10 @@ def test_fault_is_seen(fault):
     bench = Bench(Compressor(config=UNEQUAL), "compressor", verilog_edit=lambda text: re.sub(*FAULTS[fault], text))
     with pytest.raises(Mismatch):
         bench.run(stimulus, expected, where)
+
+
+def test_verilog_has_no_warnings():
+    assert lint(to_verilog(Compressor(config=UNEQUAL), "compressor"), "compressor") == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::amaranth.hdl.UnusedElaboratable")

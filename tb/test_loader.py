@@ -21,6 +21,7 @@ from numba import njit
 
 from neuroflex.compiler.load_stream import LoadStreamError, PeRecord, pack_records, record_lines, unpack_load_stream
 from neuroflex.config import PRESETS, ArchConfig
+from neuroflex.eda import lint, to_verilog
 from neuroflex.formats import LOAD_BURST, Core, LoadKind, Status, column_record_lines
 from neuroflex.hdl.loader import LOADER_LATENCY, Loader
 from neuroflex.sim.loader import (LATENCY, loader_beat_line, loader_busy, loader_error, loader_finished, loader_init,
@@ -259,6 +260,10 @@ def test_random_streams(config):
     check(config, 21, 80, 3, thresholds=THRESHOLDS)
 
 
+def test_cocotb():
+    check(NARROW, 22, 4, 1, engine="cocotb")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("config", [*PRESETS.values(), NARROW, MIDDLE], ids=lambda config: config.name)
 @pytest.mark.parametrize("seed", range(200, 203))
@@ -325,6 +330,10 @@ def test_fault_is_seen(fault):
     bench = Bench(Loader(config=NARROW), "loader", verilog_edit=lambda text: re.sub(*FAULTS[fault], text))
     with pytest.raises(Mismatch):
         bench.run(stimulus, expected, where)
+
+
+def test_verilog_has_no_warnings():
+    assert lint(to_verilog(Loader(config=NARROW), "loader"), "loader") == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::amaranth.hdl.UnusedElaboratable")
