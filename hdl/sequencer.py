@@ -1,0 +1,257 @@
+"""Sequencer: runs a whole program of layers, checks every descriptor, and always ends with a status code."""
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from neuroflex.config import ArchConfig
+from neuroflex.formats import (CHUNK_LINES, DESCRIPTOR_FIELDS, DESCRIPTOR_VERSION, DESCRIPTOR_WORDS, Opcode, StallCause, Status,
+                               descriptor_checksum, descriptor_lines)
+from neuroflex.hdl.layouts import burst_layout, read_data_layout, settings_layout
+
+__all__ = ["Phase", "Sequencer"]
+
+_WORD_BITS = 32
+CHECKSUM_START = descriptor_checksum([])
+
+
+class Phase(enum.Enum, shape=4):
+    """What the sequencer is doing."""
+
+    IDLE = 0
+    INVALIDATE = 1   # the cache forgets what an earlier job left
+    REQUEST = 2      # ask for the next descriptor
+    RECEIVE = 3      # its lines arrive
+    CHECKSUM = 4     # one word per cycle
+    CHECK = 5        # geometry, three cycles
+    DECIDE = 6       # start the layer, end the job or stop
+    LOAD = 7         # weights on their way to the slices
+    RUN = 8          # broadcaster and compressor at work
+    FINISH = 9       # wait until memory has taken and answered everything
+    RETURN = 10      # report
+
+
+class Sequencer(wiring.Component):
+    """Controls a job: invalidate, then for each descriptor fetch, check, load, run; END waits for memory and reports.
+
+    Cycles of a layer besides loading and running: request handshake + memory latency + ``descriptor_lines`` beats
+    + 32 (checksum) + 3 (check) + 1 (decide). A job that is started in cycle t (``start`` high) shows ``busy`` in t + 1.
+
+    Members
+    -------
+    start, program, watchdog : In
+        From the register file.
+    busy, finish, code, layer : Out
+        ``finish`` is a pulse in phase RETURN; ``code`` is a :class:`Status`, valid with it.
+    request, read_data : streams
+        Descriptor lines from memory: {address, lines} and {line, error}.
+    cache_invalidate : Out(1), cache_busy : In(1)
+    loader_start : Out(1), loader_finished : In(1), loader_error : In(8)
+        ``loader_error`` is a Status, valid in the cycle of ``loader_finished``, NONE when all was well.
+    loading : Out(1)
+        Memory answers belong to the loader.
+    settings : Out
+        The layer's settings, stable from ``clear`` until the layer's end.
+    clear, run : Out(1)
+        Pulses: forget the slices' columns (with ``loader_start``); start broadcaster and compressor.
+    broadcaster_finished, compressor_finished : In(1)
+        Pulses.
+    running_cause : In
+        The broadcaster's StallCause.
+    cause : Out
+        What this cycle is counted under.
+    progress, bus_error, quiet : In(1)
+        Something moved; memory answered with an error (sticky here until the next start); nothing is outstanding.
+    abort : Out(1)
+        Pulse: the watchdog struck; the parent resets the core.
+    """
+
+    def __init__(self, *, config):
+        if not isinstance(config, ArchConfig):
+            raise TypeError(f"config must be an ArchConfig, not {config!r}")
+        self._config = config
+        super().__init__({
+            "start": In(1), "program": In(32), "watchdog": In(32),
+            "busy": Out(1), "finish": Out(1), "code": Out(8), "layer": Out(16), "phase": Out(Phase),
+            "request": Out(stream.Signature(burst_layout(config))),
+            "read_data": In(stream.Signature(read_data_layout(config))),
+            "cache_invalidate": Out(1), "cache_busy": In(1),
+            "loader_start": Out(1), "loader_finished": In(1), "loader_error": In(8), "loading": Out(1),
+            "settings": Out(settings_layout(config)),
+            "clear": Out(1), "run": Out(1), "broadcaster_finished": In(1), "compressor_finished": In(1),
+            "running_cause": In(4), "cause": Out(4),
+            "progress": In(1), "bus_error": In(1), "quiet": In(1), "abort": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        lines = descriptor_lines(config)
+        words = Signal(data.ArrayLayout(_WORD_BITS, DESCRIPTOR_WORDS))
+        flat = words.as_value()
+        field = {f.name: words[f.word][f.lsb:f.lsb + f.bits] for f in DESCRIPTOR_FIELDS}
+        for name, _ in settings_layout(config):
+            m.d.comb += self.settings[name].eq(field[name])
+
+        phase = Signal(Phase)
+        pointer = Signal(config.address_bits)
+        count = Signal(range(DESCRIPTOR_WORDS + 1))
+        checksum = Signal(_WORD_BITS)
+        code = Signal(8)
+        bus_error = Signal()
+        silence = Signal(32)
+        broadcaster_done, compressor_done = Signal(), Signal()
+        check = self._checks(m, field)
+
+        m.d.comb += [
+            self.phase.eq(phase), self.busy.eq(phase != Phase.IDLE), self.code.eq(code),
+            self.request.valid.eq(phase == Phase.REQUEST),
+            self.request.payload.address.eq(pointer), self.request.payload.lines.eq(lines),
+            self.read_data.ready.eq(phase == Phase.RECEIVE),
+            self.loading.eq(phase == Phase.LOAD),
+            self.finish.eq(phase == Phase.RETURN),
+        ]
+        with m.Switch(phase):
+            with m.Case(Phase.LOAD):
+                m.d.comb += self.cause.eq(StallCause.LOAD)
+            with m.Case(Phase.RUN):
+                m.d.comb += self.cause.eq(Mux(broadcaster_done, StallCause.DRAIN, self.running_cause))
+            with m.Default():
+                m.d.comb += self.cause.eq(StallCause.CONTROL)
+
+        m.d.sync += [self.cache_invalidate.eq(0), self.loader_start.eq(0), self.clear.eq(0), self.run.eq(0), self.abort.eq(0)]
+        with m.If(self.bus_error & (phase != Phase.IDLE)):
+            m.d.sync += bus_error.eq(1)
+
+        with m.Switch(phase):
+            with m.Case(Phase.IDLE):
+                with m.If(self.start):
+                    m.d.sync += [phase.eq(Phase.INVALIDATE), self.cache_invalidate.eq(1), pointer.eq(self.program), count.eq(0),
+                                 code.eq(Status.NONE), self.layer.eq(0), bus_error.eq(0)]
+            with m.Case(Phase.INVALIDATE):
+                # The pulse is out in the first cycle, the cache is busy from the second one on.
+                m.d.sync += count.eq(1)
+                with m.If((count == 1) & ~self.cache_invalidate & ~self.cache_busy):
+                    m.d.sync += phase.eq(Phase.REQUEST)
+            with m.Case(Phase.REQUEST):
+                m.d.sync += [count.eq(0), checksum.eq(CHECKSUM_START)]
+                with m.If(self.request.ready):
+                    m.d.sync += phase.eq(Phase.RECEIVE)
+            with m.Case(Phase.RECEIVE):
+                with m.If(self.read_data.valid):
+                    m.d.sync += [flat.eq(Cat(flat[config.chunk_bits:], self.read_data.payload.line)), count.eq(count + 1)]
+                    with m.If(self.read_data.payload.error):
+                        m.d.sync += bus_error.eq(1)
+                    with m.If(count == lines - 1):
+                        m.d.sync += [phase.eq(Phase.CHECKSUM), count.eq(0)]
+            with m.Case(Phase.CHECKSUM):
+                # The words rotate once around, so that no 32-way multiplexer is needed.
+                m.d.sync += [flat.eq(Cat(flat[_WORD_BITS:], flat[:_WORD_BITS])), count.eq(count + 1)]
+                with m.If(count == DESCRIPTOR_WORDS - 1):
+                    m.d.sync += [phase.eq(Phase.CHECK), count.eq(0)]
+                with m.Else():
+                    m.d.sync += checksum.eq(checksum.rotate_left(1) + words[0])
+            with m.Case(Phase.CHECK):
+                # The verdicts are two registers behind the words.
+                m.d.sync += count.eq(count + 1)
+                with m.If(count == 2):
+                    m.d.sync += phase.eq(Phase.DECIDE)
+                    with m.If(bus_error):
+                        m.d.sync += code.eq(Status.BUS_ERROR)
+                    with m.Elif(checksum != field["checksum"]):
+                        m.d.sync += code.eq(Status.BAD_CHECKSUM)
+                    with m.Elif(check["opcode"]):
+                        m.d.sync += code.eq(Status.BAD_OPCODE)
+                    with m.Elif(field["opcode"] == Opcode.END):
+                        m.d.sync += code.eq(Status.DONE)
+                    with m.Elif(check["source"]):
+                        m.d.sync += code.eq(Status.BAD_SOURCE)
+                    with m.Elif(check["output"]):
+                        m.d.sync += code.eq(Status.BAD_OUTPUT)
+                    with m.Elif(check["load"]):
+                        m.d.sync += code.eq(Status.BAD_LOAD_LENGTH)
+            with m.Case(Phase.DECIDE):
+                with m.If(code != Status.NONE):
+                    m.d.sync += phase.eq(Phase.FINISH)
+                with m.Else():
+                    m.d.sync += [phase.eq(Phase.LOAD), self.loader_start.eq(1), self.clear.eq(1)]
+            with m.Case(Phase.LOAD):
+                m.d.sync += [broadcaster_done.eq(0), compressor_done.eq(0)]
+                with m.If(self.loader_finished):
+                    with m.If(self.loader_error != Status.NONE):
+                        m.d.sync += [code.eq(self.loader_error), phase.eq(Phase.FINISH)]
+                    with m.Else():
+                        m.d.sync += [phase.eq(Phase.RUN), self.run.eq(1)]
+            with m.Case(Phase.RUN):
+                with m.If(self.broadcaster_finished):
+                    m.d.sync += broadcaster_done.eq(1)
+                with m.If(self.compressor_finished):
+                    m.d.sync += compressor_done.eq(1)
+                with m.If(broadcaster_done & compressor_done):
+                    with m.If(bus_error):
+                        m.d.sync += [code.eq(Status.BUS_ERROR), phase.eq(Phase.FINISH)]
+                    with m.Else():
+                        m.d.sync += [phase.eq(Phase.REQUEST), pointer.eq(pointer + lines), self.layer.eq(self.layer + 1)]
+            with m.Case(Phase.FINISH):
+                with m.If(self.quiet):
+                    m.d.sync += phase.eq(Phase.RETURN)
+                    with m.If(bus_error & (code == Status.DONE)):
+                        m.d.sync += code.eq(Status.BUS_ERROR)
+            with m.Case(Phase.RETURN):
+                m.d.sync += phase.eq(Phase.IDLE)
+
+        with m.If(self.progress | (phase == Phase.IDLE) | (phase == Phase.RETURN)):
+            m.d.sync += silence.eq(0)
+        with m.Else():
+            m.d.sync += silence.eq(silence + 1)
+            with m.If((self.watchdog != 0) & (silence == self.watchdog)):
+                m.d.sync += [code.eq(Status.WATCHDOG), phase.eq(Phase.RETURN), self.abort.eq(1)]
+        return m
+
+    def _checks(self, m, field):
+        """Registered verdicts on the descriptor, up to two cycles behind its words."""
+        config = self._config
+        verdict = {name: Signal(name=f"bad_{name}") for name in ("opcode", "source", "output", "load")}
+        top = config.address_bits
+
+        def outside(value, low, high):
+            return (value < low) | (value > high)
+
+        m.d.comb += verdict["opcode"].eq(
+            (field["version"] != DESCRIPTOR_VERSION) | ((field["opcode"] != Opcode.LAYER) & (field["opcode"] != Opcode.END)))
+
+        bad_source = []
+        for index in range(2):
+            def f(name, index=index):
+                return field[f"source{index}_{name}"]
+            bad = ((f("width") == 0) | (f("chunks") == 0) | outside(f("kernel_h"), 1, 7) | outside(f("kernel_w"), 1, 7)
+                   | outside(f("stride"), 1, 7) | (f("pad") >= f("kernel_h")) | (f("pad") >= f("kernel_w")) | (f("repeat") == 0)
+                   | (f("base")[top:] != 0))
+            bad_source.append((f("height") == 0) if index == 0 else 0)
+            bad_source.append(bad & (f("height") != 0))
+        m.d.comb += verdict["source"].eq(Cat(*bad_source).any())
+
+        # Positions of an output row, as the compressor lays them out; Pg is a power of two.
+        ann_positions, snn_positions, snn_lanes = Signal(16), Signal(16), Signal(range(config.snn_pes + 1))
+        positions, chunks = Signal(16), Signal(16)
+        m.d.comb += snn_lanes.eq(config.snn_pes >> field["groups_log2"])
+        m.d.comb += [
+            ann_positions.eq((field["ann_rounds"] * config.ann_pes) >> field["groups_log2"]),
+            snn_positions.eq((field["snn_rounds"] * config.snn_pes) >> field["groups_log2"]),
+        ]
+        m.d.sync += positions.eq(((ann_positions + snn_lanes - 1) & ~(snn_lanes - 1)) + snn_positions)
+        m.d.comb += chunks.eq((positions + config.chunk_bits - 1) >> (config.chunk_bits.bit_length() - 1))
+        too_many_groups = field["groups_log2"] > (config.max_groups.bit_length() - 1)
+        m.d.comb += verdict["output"].eq(Cat(
+            field["out_height"] == 0, field["out_width"] == 0, field["out_chunks"] == 0,
+            outside(field["pool_h"], 1, 7), outside(field["pool_w"], 1, 7), too_many_groups,
+            outside(field["fetch_lines"], 1, CHUNK_LINES), field["out_base"][top:] != 0,
+            field["ann_rounds"] > config.columns_per_pe, field["snn_rounds"] > config.columns_per_pe,
+            (field["ann_rounds"] == 0) & (field["snn_rounds"] == 0),
+            field["levels_in"] > config.snn_levels, (field["snn_rounds"] != 0) & (field["levels_in"] == 0),
+            (chunks + field["out_first_chunk"]) > field["out_chunks"],
+        ).any())
+        m.d.comb += verdict["load"].eq((field["load_lines"] == 0) | (field["load_lines"][top:] != 0) | (field["load_address"][top:] != 0))
+        registered = {name: Signal(name=f"bad_{name}_seen") for name in verdict}
+        for name, value in verdict.items():
+            m.d.sync += registered[name].eq(value)
+        return registered
