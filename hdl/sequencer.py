@@ -54,7 +54,7 @@ class Sequencer(wiring.Component):
     clear, run : Out(1)
         Pulses: forget the slices' columns (with ``loader_start``); start broadcaster and compressor.
     broadcaster_finished, compressor_finished : In(1)
-        Pulses.
+        High from the broadcaster's last beat to the next ``run``; a pulse from the compressor.
     running_cause : In
         The broadcaster's StallCause.
     cause : Out
@@ -182,7 +182,7 @@ class Sequencer(wiring.Component):
                     with m.Else():
                         m.d.sync += [phase.eq(Phase.RUN), self.run.eq(1)]
             with m.Case(Phase.RUN):
-                with m.If(self.broadcaster_finished):
+                with m.If(self.broadcaster_finished & ~self.run):   # in the first cycle it is the layer before's
                     m.d.sync += broadcaster_done.eq(1)
                 with m.If(self.compressor_finished):
                     m.d.sync += compressor_done.eq(1)

@@ -98,7 +98,7 @@ def sequencer_step(state, descriptor_lines, verdict, watchdog, start, program, c
     the descriptor has been received. All other arguments are the inputs of the block in this cycle.
     """
     phase, count, code = state[PHASE], state[COUNT], state[CODE]
-    pulse_invalidate, error_before = state[PULSE_INVALIDATE], state[BUS_ERROR]
+    pulse_invalidate, pulse_run, error_before = state[PULSE_INVALIDATE], state[PULSE_RUN], state[BUS_ERROR]
     for pulse in range(PULSE_INVALIDATE, STATE):
         state[pulse] = 0
     if bus_error and phase != IDLE:
@@ -147,7 +147,7 @@ def sequencer_step(state, descriptor_lines, verdict, watchdog, start, program, c
                 following, state[PULSE_RUN] = RUN, 1
     elif phase == RUN:
         both = state[BROADCASTER_DONE] and state[COMPRESSOR_DONE]
-        if broadcaster_finished:
+        if broadcaster_finished and not pulse_run:
             state[BROADCASTER_DONE] = 1
         if compressor_finished:
             state[COMPRESSOR_DONE] = 1

@@ -1,0 +1,218 @@
+"""The accelerator: everything between its memory port and its register port."""
+from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from neuroflex.config import ArchConfig
+from neuroflex.formats import Core, StallCause
+from neuroflex.hdl.broadcaster import Broadcaster
+from neuroflex.hdl.compressor import COMPRESSOR_SETTINGS, Compressor
+from neuroflex.hdl.fibercache import FiberCache
+from neuroflex.hdl.loader import Loader
+from neuroflex.hdl.memory_arbiter import MemoryArbiter
+from neuroflex.hdl.memory_guard import MemoryGuard, memory_port
+from neuroflex.hdl.pe_array import PeArray
+from neuroflex.hdl.registers import RegisterFile, register_request, register_response
+from neuroflex.hdl.sequencer import Phase, Sequencer
+
+__all__ = ["NeuroFlex", "NeuroFlexCore", "probe_layout"]
+
+
+def probe_layout(config):
+    """What a verification build shows of the inside, each cycle.
+
+    Members
+    -------
+    phase, layer, cause
+        Of the sequencer.
+    beat, group, first_beat, last_beat, first_chunk, last_chunk
+        Broadcast bus.
+    ann_matches, snn_matches
+        Bit i: PE i issued a match.
+    ann_done, snn_done
+        Bit i: PE i's counter of finished outputs, lowest bit.
+    write, write_address
+        A line moved from compressor to cache, and where to.
+    hit, miss, eviction
+        Of the cache.
+    """
+    return data.StructLayout({
+        "phase": Phase, "layer": 16, "cause": 4, "beat": 1, "group": range(max(config.max_groups, 2)), "first_beat": 1, "last_beat": 1,
+        "first_chunk": 1, "last_chunk": 1, "ann_matches": config.ann_pes, "snn_matches": config.snn_pes,
+        "ann_done": config.ann_pes, "snn_done": config.snn_pes, "write": 1, "write_address": config.address_bits,
+        "hit": 1, "miss": 1, "eviction": 1})
+
+
+class NeuroFlexCore(wiring.Component):
+    """The blocks that a soft reset resets, wired as in ``docs/architecture.md``.
+
+    Members
+    -------
+    memory : Out(memory_port)
+    start, program, watchdog : In
+    busy, finish, code, layer, abort : Out
+        See :class:`Sequencer`.
+    memory_idle : In(1)
+        The memory guard owes nothing.
+    probe : Out(probe_layout)
+    """
+
+    def __init__(self, *, config):
+        self._config = config
+        super().__init__({
+            "memory": Out(memory_port(config)),
+            "start": In(1), "program": In(32), "watchdog": In(32),
+            "busy": Out(1), "finish": Out(1), "code": Out(8), "layer": Out(16), "abort": Out(1),
+            "memory_idle": In(1), "probe": Out(probe_layout(config)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.sequencer = sequencer = Sequencer(config=config)
+        m.submodules.loader = loader = Loader(config=config)
+        m.submodules.arbiter = arbiter = MemoryArbiter(config=config)
+        m.submodules.cache = cache = FiberCache(config=config)
+        m.submodules.broadcaster = broadcaster = Broadcaster(config=config)
+        m.submodules.ann_array = ann = PeArray(config, Core.ANN)
+        m.submodules.snn_array = snn = PeArray(config, Core.SNN)
+        m.submodules.compressor = compressor = Compressor(config=config)
+
+        # Jobs.
+        m.d.comb += [
+            sequencer.start.eq(self.start), sequencer.program.eq(self.program), sequencer.watchdog.eq(self.watchdog),
+            self.busy.eq(sequencer.busy), self.finish.eq(sequencer.finish), self.code.eq(sequencer.code),
+            self.layer.eq(sequencer.layer), self.abort.eq(sequencer.abort),
+        ]
+
+        # Memory: sequencer and loader take turns as one client of the arbiter.
+        wiring.connect(m, arbiter.memory, wiring.flipped(self.memory))
+        wiring.connect(m, cache.read_request, arbiter.cache_read)
+        wiring.connect(m, cache.write_request, arbiter.cache_write)
+        wiring.connect(m, arbiter.cache_data, cache.read_data)
+        with m.If(sequencer.loading):
+            m.d.comb += [
+                arbiter.sequencer_read.valid.eq(loader.request.valid), arbiter.sequencer_read.payload.eq(loader.request.payload),
+                loader.request.ready.eq(arbiter.sequencer_read.ready),
+                loader.read_data.valid.eq(arbiter.sequencer_data.valid), arbiter.sequencer_data.ready.eq(loader.read_data.ready),
+            ]
+        with m.Else():
+            m.d.comb += [
+                arbiter.sequencer_read.valid.eq(sequencer.request.valid), arbiter.sequencer_read.payload.eq(sequencer.request.payload),
+                sequencer.request.ready.eq(arbiter.sequencer_read.ready),
+                sequencer.read_data.valid.eq(arbiter.sequencer_data.valid), arbiter.sequencer_data.ready.eq(sequencer.read_data.ready),
+            ]
+        m.d.comb += [loader.read_data.payload.eq(arbiter.sequencer_data.payload),
+                     sequencer.read_data.payload.eq(arbiter.sequencer_data.payload)]
+
+        # A layer: settings, load, run.
+        settings = sequencer.settings
+        m.d.comb += [
+            cache.invalidate.eq(sequencer.cache_invalidate), sequencer.cache_busy.eq(cache.busy),
+            loader.start.eq(sequencer.loader_start), loader.address.eq(settings.load_address), loader.lines.eq(settings.load_lines),
+            loader.groups_log2.eq(settings.groups_log2),
+            sequencer.loader_finished.eq(loader.finished), sequencer.loader_error.eq(loader.error),
+            broadcaster.start.eq(sequencer.run), broadcaster.settings.eq(settings),
+            compressor.start.eq(sequencer.run), *(getattr(compressor, name).eq(settings[name]) for name in COMPRESSOR_SETTINGS),
+            sequencer.broadcaster_finished.eq(broadcaster.finished), sequencer.compressor_finished.eq(compressor.finished),
+            sequencer.running_cause.eq(broadcaster.cause),
+            broadcaster.slot_free.eq(ann.slot_free & snn.slot_free), broadcaster.row_free.eq(ann.row_free & snn.row_free),
+            broadcaster.block_done.eq(compressor.block_done), broadcaster.response.eq(cache.response),
+        ]
+        for array, prefix in ((ann, "ann"), (snn, "snn")):
+            m.d.comb += [
+                array.groups_log2.eq(settings.groups_log2), array.levels_in.eq(settings.levels_in), array.clear.eq(sequencer.clear),
+                array.load.eq(loader.load), array.bus.eq(broadcaster.broadcast),
+                array.y_bank.eq(compressor.y_bank), array.y_index.eq(compressor.y_index),
+                *(getattr(compressor, f"{prefix}_{name}").eq(getattr(array, name)) for name in ("done", "columns", "y")),
+            ]
+        wiring.connect(m, broadcaster.fetch, cache.fetch)
+        wiring.connect(m, broadcaster.read, cache.read)
+        wiring.connect(m, compressor.write, cache.write)
+
+        written = compressor.write.valid & compressor.write.ready
+        moved = Cat(*(s.valid & s.ready for s in (self.memory.request, self.memory.write_data, self.memory.read_data, self.memory.write_done)))
+        m.d.comb += [
+            sequencer.progress.eq(moved.any() | broadcaster.broadcast.valid | ann.matches.any() | snn.matches.any() | written),
+            sequencer.bus_error.eq(arbiter.error),
+            sequencer.quiet.eq(cache.idle & arbiter.idle & self.memory_idle & ann.idle & snn.idle),
+        ]
+
+        done_bits = len(ann.done) // config.ann_pes
+        m.d.comb += [
+            *(self.probe[name].eq(getattr(sequencer, name)) for name in ("phase", "layer", "cause")),
+            self.probe.beat.eq(broadcaster.broadcast.valid),
+            *(self.probe[name].eq(broadcaster.broadcast[name]) for name in ("group", "first_beat", "last_beat", "first_chunk", "last_chunk")),
+            self.probe.ann_matches.eq(ann.matches), self.probe.snn_matches.eq(snn.matches),
+            self.probe.ann_done.eq(Cat(ann.done[i * done_bits] for i in range(config.ann_pes))),
+            self.probe.snn_done.eq(Cat(snn.done[i * done_bits] for i in range(config.snn_pes))),
+            self.probe.write.eq(written), self.probe.write_address.eq(compressor.write.payload.address),
+            self.probe.hit.eq(cache.hit), self.probe.miss.eq(cache.miss), self.probe.eviction.eq(cache.eviction),
+        ]
+        return m
+
+
+class NeuroFlex(wiring.Component):
+    """The hybrid accelerator.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    probe : bool
+        Add the ``probe`` port of a verification build.
+
+    Members
+    -------
+    memory : Out(memory_port)
+        Burst reads and writes, any latency.
+    registers_request, registers_response : streams
+        See :class:`RegisterFile`; the map is in ``docs/registers.md``.
+    interrupt : Out(1)
+    probe : Out(probe_layout)
+        Only with ``probe``.
+    """
+
+    def __init__(self, *, config, probe=False):
+        if not isinstance(config, ArchConfig):
+            raise TypeError(f"config must be an ArchConfig, not {config!r}")
+        self._config, self._probe = config, bool(probe)
+        super().__init__({
+            "memory": Out(memory_port(config)),
+            "registers_request": In(stream.Signature(register_request())),
+            "registers_response": Out(stream.Signature(register_response())),
+            "interrupt": Out(1),
+            **({"probe": Out(probe_layout(config))} if probe else {}),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.registers = registers = RegisterFile(config=config)
+        m.submodules.guard = guard = MemoryGuard(config=config)
+        core = NeuroFlexCore(config=config)
+        m.submodules.core = ResetInserter(guard.core_reset)(core)
+
+        wiring.connect(m, wiring.flipped(self.registers_request), registers.request)
+        wiring.connect(m, registers.response, wiring.flipped(self.registers_response))
+        wiring.connect(m, core.memory, guard.core)
+        wiring.connect(m, guard.memory, wiring.flipped(self.memory))
+        probe = core.probe
+        m.d.comb += [
+            core.start.eq(registers.start), core.program.eq(registers.program), core.watchdog.eq(registers.watchdog),
+            core.memory_idle.eq(guard.idle),
+            guard.abort.eq(core.abort | registers.soft_reset),
+            registers.busy.eq(core.busy | guard.core_reset), registers.finish.eq(core.finish), registers.code.eq(core.code),
+            registers.layer.eq(core.layer),
+            self.interrupt.eq(registers.interrupt),
+        ]
+        # Counters are one register behind what they count.
+        count = Signal(registers.count.shape())
+        ann_count, snn_count = (sum(bits[i] for i in range(len(bits))) for bits in (probe.ann_matches, probe.snn_matches))
+        m.d.sync += [count.cycles.eq(core.busy), count.matches_ann.eq(ann_count), count.matches_snn.eq(snn_count),
+                     count.cache_hits.eq(probe.hit), count.cache_misses.eq(probe.miss), count.cache_evictions.eq(probe.eviction)]
+        for cause in StallCause:
+            m.d.sync += count[f"cycles_{cause.name.lower()}"].eq(core.busy & (probe.cause == cause))
+        m.d.comb += registers.count.eq(count)
+        if self._probe:
+            m.d.comb += self.probe.eq(probe)
+        return m

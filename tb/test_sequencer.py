@@ -1,0 +1,183 @@
+"""Sequencer against its model.
+
+Plan: whole jobs of random descriptors, good and malformed in every way of ``check_descriptor``; loader errors; memory errors on
+descriptors, while running and at the end; slow memory, cache, loader and cores; watchdog at every phase; jobs back to back.
+A verdict forced to zero and a phase that skips must fail.
+"""
+import numpy as np
+import pytest
+
+from neuroflex.config import PRESETS
+from neuroflex.formats import DESCRIPTOR_FIELDS, Opcode, StallCause, Status, descriptor_checksum, descriptor_lines, pack_descriptor
+from neuroflex.hdl.layouts import settings_layout
+from neuroflex.hdl.sequencer import Phase, Sequencer
+from neuroflex.sim import sequencer as model
+from neuroflex.tb.bench import Bench, Mismatch
+from neuroflex.tb.coverage import Coverage
+
+CONFIG = PRESETS["tiny"]
+LINES = descriptor_lines(CONFIG)
+POINTS = (*(f"status {s.name}" for s in Status if s), *(f"phase {p.name}" for p in Phase), "loader error", "run error", "final error",
+          "watchdog in RUN", "watchdog in LOAD", "watchdog in REQUEST", "two layers", *(f"cause {c.name}" for c in StallCause))
+
+
+def good_descriptor(rng):
+    """Field values of a random layer that can run."""
+    d = {"opcode": Opcode.LAYER, "load_address": rng.integers(0, 1 << 20), "load_lines": rng.integers(1, 1 << 12),
+         "out_base": rng.integers(0, 1 << 20), "out_height": rng.integers(1, 1 << 16), "out_width": rng.integers(1, 1 << 16),
+         "pool_h": rng.integers(1, 8), "pool_w": rng.integers(1, 8), "groups_log2": rng.integers(0, CONFIG.max_groups.bit_length()),
+         "fetch_lines": rng.integers(1, 10), "ann_rounds": rng.integers(0, CONFIG.columns_per_pe + 1),
+         "snn_rounds": rng.integers(1, CONFIG.columns_per_pe + 1), "levels_in": rng.integers(1, CONFIG.snn_levels + 1),
+         "consume0": rng.integers(2), "consume1": rng.integers(2), "to_memory": rng.integers(2)}
+    for i in range(2):
+        kernel = rng.integers(1, 8, 2)
+        d |= {f"source{i}_{k}": v for k, v in {"base": rng.integers(0, 1 << 20), "height": rng.integers(1 - i, 100), "width": rng.integers(1, 100),
+              "chunks": rng.integers(1, 1 << 12), "kernel_h": kernel[0], "kernel_w": kernel[1], "stride": rng.integers(1, 8),
+              "pad": rng.integers(0, kernel.min()), "repeat": rng.integers(1, 16)}.items()}
+    first = rng.integers(0, 4)
+    chunks = model.output_chunks(int(d["ann_rounds"]), int(d["snn_rounds"]), int(d["groups_log2"]), CONFIG)
+    return d | {"out_first_chunk": first, "out_chunks": first + chunks + rng.integers(0, 2)}
+
+
+BROKEN = {"opcode": (0, 3, 255), "version": (0, 2), "source0_height": (0,), "source0_width": (0,), "source1_chunks": (0,), "source0_kernel_h": (0, 8, 15),
+          "source1_kernel_w": (0, 9), "source0_stride": (0, 8), "source0_pad": (7, 15), "source0_repeat": (0,), "source0_base": (1 << 20, 1 << 31),
+          "out_height": (0,), "out_width": (0,), "out_chunks": (0,), "pool_h": (0, 8), "pool_w": (0, 15), "groups_log2": (2, 15), "fetch_lines": (0, 10),
+          "out_base": (1 << 20,), "ann_rounds": (17, 255), "snn_rounds": (17, 255), "levels_in": (0, 9, 15), "load_lines": (0, 1 << 20),
+          "load_address": (1 << 20,), "out_first_chunk": (4095,)}
+
+
+def descriptor(rng, kind):
+    """Words of a descriptor: ``layer``, ``end``, ``random`` bits, a ``flip`` of one bit, or one field ``broken``."""
+    if kind == "end":
+        return pack_descriptor(opcode=Opcode.END)
+    values = good_descriptor(rng)
+    if kind == "broken":
+        name = rng.choice(list(BROKEN))
+        values[name] = rng.choice(BROKEN[name])
+        if name == "source1_chunks":
+            values["source1_height"] = 1
+    words = pack_descriptor(**values)
+    if kind == "flip":
+        words[rng.integers(32)] ^= np.uint32(1 << rng.integers(32))
+    if kind == "random":
+        words = rng.integers(0, 1 << 32, 32).astype(np.uint32)
+        words[0] = words[0] & ~np.uint32(0xFFFF) | np.uint32(0x101)
+        words[31] = descriptor_checksum(words[:31])
+    return words
+
+
+def settings_words(words):
+    """The settings port's 64-bit words for a descriptor in the shift register."""
+    fields = {f.name: f for f in DESCRIPTOR_FIELDS}
+    value = 0
+    for name, place in settings_layout(CONFIG):
+        f = fields[name]
+        value |= (int(words[f.word]) >> f.lsb & (1 << f.bits) - 1) << place.offset
+    size = settings_layout(CONFIG).size
+    return [value >> 64 * i & (1 << 64) - 1 for i in range(-(-size // 64))]
+
+
+def jobs(rng, cycles, coverage, broken=0.25):
+    """An environment that answers the sequencer at random; arrays for the bench."""
+    state = model.sequencer_init()
+    words = np.zeros(32, np.uint32)
+    inputs, outputs = {}, {}
+    program, watchdog, pending, wanted, verdict, layers = 0, 0, [], words, 0, 0
+    loader = broadcaster = compressor = busy = -1
+    previous_phase, previous_run = model.IDLE, 0
+    for _ in range(cycles):
+        phase = int(state[model.PHASE])
+        if phase == model.IDLE:
+            program, watchdog = int(rng.integers(0, 1 << 20)), int(rng.choice([0, 60, 400, 400]))
+            layers, hang = int(rng.integers(0, 4)), rng.random() < 0.15
+        if phase == model.REQUEST and previous_phase != model.REQUEST:
+            kind = "end" if layers == 0 else rng.choice(["layer", "broken", "flip", "random"], p=[1 - broken, broken / 2, broken / 4, broken / 4])
+            layers -= 1
+            wanted = descriptor(rng, kind)
+            verdict = int(model.check_descriptor(wanted, CONFIG))
+            pending = list(wanted)
+        if state[model.PULSE_INVALIDATE]:
+            busy = int(rng.integers(1, 10))
+        if state[model.PULSE_LOADER]:
+            loader = int(rng.integers(1, 30))
+        busy, loader, broadcaster, compressor = busy - 1, loader - 1, broadcaster - 1, compressor - 1
+        if state[model.PULSE_RUN]:
+            compressor = int(rng.integers(1, 60))
+        if previous_run:
+            broadcaster = int(rng.integers(1, 60))   # until then it shows the layer before's end
+        previous_run = int(state[model.PULSE_RUN])
+        hung = hang and state[model.LAYER] == 1
+        read_valid = int(phase == model.RECEIVE and rng.random() < 0.6)
+        values = {
+            "start": int(phase == model.IDLE and rng.random() < 0.2), "program": program, "watchdog": watchdog,
+            "request__ready": int(rng.random() < 0.4 and not hung), "read_data__valid": read_valid,
+            "read_data__payload": (int(pending[0]) if read_valid else int(rng.integers(1 << 32))) | int(rng.random() < 0.002) << 32,
+            "cache_busy": int(busy > 0), "loader_finished": int(loader == 0 and not hung),
+            "loader_error": int(rng.choice([0, 6, 7, 8], p=[0.85, 0.05, 0.05, 0.05])),
+            "broadcaster_finished": int(broadcaster <= 0 and not hung), "compressor_finished": int(compressor == 0),
+            "running_cause": int(rng.integers(2, 8)), "progress": int(rng.random() < 0.3 and not hung),
+            "bus_error": int(rng.random() < 0.002), "quiet": int(rng.random() < 0.3)}
+        out = {"busy": int(phase != model.IDLE), "finish": int(phase == model.RETURN), "code": int(state[model.CODE]),
+               "layer": int(state[model.LAYER]), "phase": phase, "request__valid": int(phase == model.REQUEST),
+               "request__payload": int(state[model.POINTER]) | LINES << CONFIG.address_bits, "read_data__ready": int(phase == model.RECEIVE),
+               "cache_invalidate": int(state[model.PULSE_INVALIDATE]), "loader_start": int(state[model.PULSE_LOADER]),
+               "loading": int(phase == model.LOAD), "clear": int(state[model.PULSE_CLEAR]), "run": int(state[model.PULSE_RUN]),
+               "cause": int(model.sequencer_cause(state, values["running_cause"])), "abort": int(state[model.PULSE_ABORT]),
+               "settings": settings_words(words)}
+        for name, value in values.items():
+            inputs.setdefault(name, []).append(value)
+        for name, value in out.items():
+            outputs.setdefault(name, []).append(value)
+        coverage.hit(f"phase {Phase(phase).name}")
+        coverage.hit(f"cause {StallCause(out['cause']).name}", int(out["busy"]))
+        if out["finish"]:
+            coverage.hit(f"status {Status(out['code']).name}")
+        coverage.hit("loader error", int(phase == model.LOAD and values["loader_finished"] and values["loader_error"] > 0))
+        coverage.hit("run error", int(phase == model.RUN and values["bus_error"]))
+        coverage.hit("final error", int(phase == model.FINISH and values["bus_error"] and state[model.CODE] == Status.DONE))
+        coverage.hit("two layers", int(state[model.LAYER] >= 2))
+        # The descriptor's shift register: lines come in, then the words rotate once around.
+        if phase == model.RECEIVE and read_valid:
+            words = np.append(words[1:], np.uint32(values["read_data__payload"] & 0xFFFFFFFF))
+            pending.pop(0)
+        elif phase == model.CHECKSUM:
+            words = np.roll(words, -1)
+        model.sequencer_step(state, LINES, verdict, watchdog, values["start"], program, values["cache_busy"], values["request__ready"],
+                             read_valid, values["read_data__payload"] >> 32, values["loader_finished"], values["loader_error"],
+                             values["broadcaster_finished"], values["compressor_finished"], values["progress"], values["bus_error"],
+                             values["quiet"])
+        if state[model.PULSE_ABORT]:
+            if f"watchdog in {Phase(phase).name}" in POINTS:
+                coverage.hit(f"watchdog in {Phase(phase).name}")
+        previous_phase = phase
+    return {k: np.array(v, np.uint64) for k, v in inputs.items()}, {k: np.array(v, np.uint64) for k, v in outputs.items()}
+
+
+@pytest.mark.parametrize("engine,cycles", [("library", 150_000), ("cocotb", 5_000)])
+def test_sequencer(engine, cycles):
+    coverage = Coverage("sequencer", points=POINTS)
+    stimulus, expected = jobs(np.random.default_rng(31), cycles, coverage)
+    Bench(Sequencer(config=CONFIG), name="sequencer").run(stimulus, expected, engine=engine, seed=31)
+    if engine == "library":
+        coverage.require(3)
+
+
+def test_faults_are_seen():
+    stimulus, expected = jobs(np.random.default_rng(32), 20_000, Coverage("sequencer", points=POINTS), broken=0.6)
+    edits = {"verdict ignored": lambda t: t.replace("bad_output_seen <= bad_output;", "bad_output_seen <= 1'h0;"),
+             "status swapped": lambda t: t.replace("bad_source_seen <= bad_source;", "bad_source_seen <= bad_output;")}
+    for name, edit in edits.items():
+        with pytest.raises(Mismatch):
+            Bench(Sequencer(config=CONFIG), name="sequencer", verilog_edit=edit).run(stimulus, expected, seed=32)
+            print(f"not seen: {name}")
+
+
+def test_every_field_limit_is_checked():
+    """Each single broken field is refused by model and circuit alike with a status that names its part."""
+    rng = np.random.default_rng(33)
+    for name, bad in BROKEN.items():
+        for value in bad:
+            values = good_descriptor(rng) | {name: value}
+            if name == "source1_chunks":
+                values["source1_height"] = 1
+            assert model.check_descriptor(pack_descriptor(**values), CONFIG) not in (Status.NONE, Status.DONE), (name, value)
