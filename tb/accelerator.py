@@ -1,0 +1,159 @@
+"""The whole accelerator's RTL in a closed loop: registers, a memory with timing, and sums per layer.
+
+The Verilated top runs as a library; the loop around it is C++ (``accelerator.cpp``), so that a run costs little more than the
+simulation itself. What it measures does not depend on the golden model.
+"""
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neuroflex import registers as regmap
+from neuroflex.formats import StallCause, Status
+from neuroflex.hdl.top import NeuroFlex, probe_layout
+from neuroflex.sim.memory import MemoryTrace
+from neuroflex.tb.bench import Bench
+
+__all__ = ["AcceleratorError", "Run", "RtlAccelerator", "access_script"]
+
+_SHIM = Path(__file__).with_name("accelerator.cpp")
+_INPUTS = ("registers_request__valid", "registers_request__payload", "registers_response__ready", "memory__request__ready",
+           "memory__write_data__ready", "memory__read_data__valid", "memory__read_data__payload", "memory__write_done__valid",
+           "memory__write_done__payload")
+_OUTPUTS = ("interrupt", "registers_request__ready", "registers_response__valid", "registers_response__payload", "memory__request__valid",
+            "memory__request__payload", "memory__write_data__valid", "memory__write_data__payload", "memory__read_data__ready",
+            "memory__write_done__ready")
+TAIL = 4            # cycles after the last answer, so that the end of a run is seen
+
+
+class AcceleratorError(RuntimeError):
+    """The RTL did what no program should make it do: left memory, or never finished."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a job did.
+
+    Attributes
+    ----------
+    status : Status
+    layer : int
+        Number of the descriptor at which the job ended.
+    counters : dict of str to int
+        The performance counters as software reads them.
+    layers : int64[n, len(StallCause) + 2]
+        Per descriptor: cycles of each cause, then matches of the ANN and of the SNN core.
+    cycles : int
+        Simulated cycles, register accesses included.
+    memory : uint8[lines, line_bytes]
+        Memory after the job.
+    stim, trace : uint64 arrays or None
+        Every input and output of every cycle, packed as the bench does.
+    """
+
+    status: Status
+    layer: int
+    counters: dict
+    layers: np.ndarray
+    cycles: int
+    memory: np.ndarray
+    stim: np.ndarray | None = None
+    trace: np.ndarray | None = None
+
+
+def access_script(program, watchdog):
+    """Register accesses of a job: ``(address, write, data)``, and how many come before the wait for the interrupt."""
+    offset = {r.name: r.offset for r in regmap.REGISTERS}
+    before = [(offset["watchdog"], 1, watchdog), (offset["program"], 1, program), (offset["control"], 1, 0x101)]
+    after = [(offset["status"], 0, 0)]
+    after += [(offset[f"{c.name}_{half}"], 0, 0) for c in regmap.COUNTERS for half in ("low", "high")]
+    after += [(offset["status"], 1, 2)]
+    return before + after, len(before)
+
+
+class RtlAccelerator:
+    """The Verilated accelerator of a configuration.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    verilog_edit : callable, optional
+        Fault injection, see :class:`Bench`.
+    """
+
+    def __init__(self, config, *, verilog_edit=None):
+        self.config = config
+        self.bench = Bench(NeuroFlex(config=config, probe=True), name=f"neuroflex_{config.name}", verilog_edit=verilog_edit)
+        places = self.bench._trace.places | self.bench._stim.places
+        probe_start = places["probe"][0]
+        self._in = np.array([places[name][:2] for name in _INPUTS], np.int64)
+        probe = probe_layout(config)
+        inside = [(probe_start + probe[name].offset, probe[name].width) for name in ("layer", "cause")]
+        busy = (probe_start + probe["phase"].offset, probe["phase"].width)
+        matches = [(probe_start + probe[name].offset, probe[name].width) for name in ("ann_matches", "snn_matches")]
+        self._out = np.array([places[name][:2] for name in _OUTPUTS] + inside + [busy] + matches + [(config.address_bits, 0)], np.int64)
+
+    def run(self, memory, *, program=0, trace=None, watchdog=1_000_000, most=200_000_000, layers=0, record=False):
+        """Run a job from reset to its end.
+
+        Parameters
+        ----------
+        memory : uint8[lines, line_bytes]
+            Memory before the job; it is not changed.
+        program : int
+            Line address of the first descriptor.
+        trace : MemoryTrace, optional
+            Timing of memory; 20 cycles of latency by default.
+        watchdog : int
+            Value of the register.
+        most : int
+            Give up after so many cycles.
+        layers : int
+            Descriptors to keep sums for.
+        record : bool
+            Keep every input and output of every cycle.
+
+        Raises
+        ------
+        AcceleratorError
+            When the RTL asks for a line outside of memory, or does not end in time.
+        """
+        trace = trace or MemoryTrace.constant()
+        memory = np.ascontiguousarray(memory, np.uint8).copy()
+        accesses, before = access_script(program, watchdog)
+        script = np.array([address | write << 8 | data << 9 for address, write, data in accesses], np.uint64)
+        answers = np.zeros(len(script), np.uint64)
+        sums = np.zeros((max(1, layers), len(StallCause) + 2), np.int64)
+        stim_words, trace_words = self.bench._stim.words, self.bench._trace.words
+        size = most if record else 0
+        stim, out = np.empty((size, stim_words), np.uint64), np.empty((size, trace_words), np.uint64)
+        bad = ctypes.c_int64(-1)
+        with self.bench.accelerator(_SHIM.read_text()) as simulation:
+            function = simulation.library.accelerator_run
+            function.restype = ctypes.c_int64
+            arguments = [simulation.state, stim_words, trace_words, self._in, self._out, memory, len(memory), self.config.line_bytes]
+            for pattern in (trace.request_ready, trace.write_ready, trace.read_go, trace.latency):
+                arguments += [pattern, len(pattern)]
+            arguments += [trace.answer_latency, trace.error_line, script, len(script), before, answers, sums, layers, len(StallCause),
+                          most, TAIL, stim if record else None, out if record else None, ctypes.byref(bad)]
+            cycles = function(*(_argument(a) for a in arguments))
+            failure = simulation.library.simulation_failure()
+        if failure:
+            raise AcceleratorError(f"cycle {cycles}: {failure.decode()}")
+        if bad.value >= 0:
+            raise AcceleratorError(f"cycle {cycles}: the accelerator asked for line {bad.value}, memory has {len(memory)}")
+        if cycles == most:
+            raise AcceleratorError(f"the job did not end within {most} cycles")
+        values = [int(a) & 0xFFFFFFFF for a in answers[before:]]
+        counters = {c.name: values[1 + 2 * i] | values[2 + 2 * i] << 32 for i, c in enumerate(regmap.COUNTERS)}
+        return Run(status=Status(values[0] >> 8 & 255), layer=values[0] >> 16, counters=counters, layers=sums[:layers],
+                   cycles=cycles, memory=memory, stim=stim[:cycles] if record else None, trace=out[:cycles] if record else None)
+
+
+def _argument(value):
+    if isinstance(value, np.ndarray):
+        return ctypes.c_void_p(value.ctypes.data)
+    if isinstance(value, (int, np.integer)):
+        return ctypes.c_int64(int(value))
+    return value
