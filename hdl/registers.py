@@ -45,7 +45,7 @@ class RegisterFile(wiring.Component):
         :func:`register_request`, :func:`register_response`.
     start, soft_reset : Out(1)
         Pulses. ``start`` is suppressed while ``busy``.
-    program, watchdog : Out(32)
+    program_address, watchdog : Out(32)
     busy, finish, code, layer : In
         State of the job; ``finish`` is a pulse that latches ``code`` and ``layer``.
     count : In
@@ -61,7 +61,7 @@ class RegisterFile(wiring.Component):
         super().__init__({
             "request": In(stream.Signature(register_request())),
             "response": Out(stream.Signature(register_response())),
-            "start": Out(1), "soft_reset": Out(1), "program": Out(32),
+            "start": Out(1), "soft_reset": Out(1), "program_address": Out(32),
             "watchdog": Out(32, init=regmap.register("watchdog").fields[0].reset),
             "busy": In(1), "finish": In(1), "code": In(8), "layer": In(16),
             "count": In(counter_increments(config)),
@@ -89,7 +89,7 @@ class RegisterFile(wiring.Component):
         with m.Elif(self.response.ready):
             m.d.sync += waiting.eq(0)
 
-        values = {"program": self.program, "watchdog": self.watchdog,
+        values = {"program": self.program_address, "watchdog": self.watchdog,
                   "control": Cat(Const(0, 8), enable),
                   "status": Cat(self.busy, finished, Const(0, 6), code, layer)}
         values |= {name: Const(word, 32) for name, word in regmap.config_words(self._config).items()}
@@ -114,7 +114,7 @@ class RegisterFile(wiring.Component):
         wdata = self.request.payload.data
         address = self.request.payload.address[2:]
         with m.If(write & (address == regmap.register("program").offset >> 2)):
-            m.d.sync += self.program.eq(wdata)
+            m.d.sync += self.program_address.eq(wdata)
         with m.If(write & (address == regmap.register("watchdog").offset >> 2)):
             m.d.sync += self.watchdog.eq(wdata)
         with m.If(write & (address == regmap.register("control").offset >> 2)):

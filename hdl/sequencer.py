@@ -38,7 +38,7 @@ class Sequencer(wiring.Component):
 
     Members
     -------
-    start, program, watchdog : In
+    start, program_address, watchdog : In
         From the register file.
     busy, finish, code, layer : Out
         ``finish`` is a pulse in phase RETURN; ``code`` is a :class:`Status`, valid with it.
@@ -70,7 +70,7 @@ class Sequencer(wiring.Component):
             raise TypeError(f"config must be an ArchConfig, not {config!r}")
         self._config = config
         super().__init__({
-            "start": In(1), "program": In(32), "watchdog": In(32),
+            "start": In(1), "program_address": In(32), "watchdog": In(32),
             "busy": Out(1), "finish": Out(1), "code": Out(8), "layer": Out(16), "phase": Out(Phase),
             "request": Out(stream.Signature(burst_layout(config))),
             "read_data": In(stream.Signature(read_data_layout(config))),
@@ -125,7 +125,7 @@ class Sequencer(wiring.Component):
         with m.Switch(phase):
             with m.Case(Phase.IDLE):
                 with m.If(self.start):
-                    m.d.sync += [phase.eq(Phase.INVALIDATE), self.cache_invalidate.eq(1), pointer.eq(self.program), count.eq(0),
+                    m.d.sync += [phase.eq(Phase.INVALIDATE), self.cache_invalidate.eq(1), pointer.eq(self.program_address), count.eq(0),
                                  code.eq(Status.NONE), self.layer.eq(0), bus_error.eq(0)]
             with m.Case(Phase.INVALIDATE):
                 # The pulse is out in the first cycle, the cache is busy from the second one on.

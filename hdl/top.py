@@ -49,7 +49,7 @@ class NeuroFlexCore(wiring.Component):
     Members
     -------
     memory : Out(memory_port)
-    start, program, watchdog : In
+    start, program_address, watchdog : In
     busy, finish, code, layer, abort : Out
         See :class:`Sequencer`.
     memory_idle : In(1)
@@ -61,7 +61,7 @@ class NeuroFlexCore(wiring.Component):
         self._config = config
         super().__init__({
             "memory": Out(memory_port(config)),
-            "start": In(1), "program": In(32), "watchdog": In(32),
+            "start": In(1), "program_address": In(32), "watchdog": In(32),
             "busy": Out(1), "finish": Out(1), "code": Out(8), "layer": Out(16), "abort": Out(1),
             "memory_idle": In(1), "probe": Out(probe_layout(config)),
         })
@@ -80,7 +80,7 @@ class NeuroFlexCore(wiring.Component):
 
         # Jobs.
         m.d.comb += [
-            sequencer.start.eq(self.start), sequencer.program.eq(self.program), sequencer.watchdog.eq(self.watchdog),
+            sequencer.start.eq(self.start), sequencer.program_address.eq(self.program_address), sequencer.watchdog.eq(self.watchdog),
             self.busy.eq(sequencer.busy), self.finish.eq(sequencer.finish), self.code.eq(sequencer.code),
             self.layer.eq(sequencer.layer), self.abort.eq(sequencer.abort),
         ]
@@ -198,7 +198,7 @@ class NeuroFlex(wiring.Component):
         wiring.connect(m, guard.memory, wiring.flipped(self.memory))
         probe = core.probe
         m.d.comb += [
-            core.start.eq(registers.start), core.program.eq(registers.program), core.watchdog.eq(registers.watchdog),
+            core.start.eq(registers.start), core.program_address.eq(registers.program_address), core.watchdog.eq(registers.watchdog),
             core.memory_idle.eq(guard.idle),
             guard.abort.eq(core.abort | registers.soft_reset),
             registers.busy.eq(core.busy | guard.core_reset), registers.finish.eq(core.finish), registers.code.eq(core.code),

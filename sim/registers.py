@@ -26,7 +26,7 @@ class RegisterModel:
         data, error = self.last_answer
         return {"request__ready": int(self.answer is None), "response__valid": int(self.answer is not None),
                 "response__payload": data | error << 32, "start": self.start, "soft_reset": self.soft_reset,
-                "program": self.values["program"], "watchdog": self.values["watchdog"],
+                "program_address": self.values["program"], "watchdog": self.values["watchdog"],
                 "interrupt": self.finished & self.enable}
 
     def read(self, name, busy):

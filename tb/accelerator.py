@@ -129,7 +129,7 @@ class RtlAccelerator:
         size = most if record else 0
         stim, out = np.empty((size, stim_words), np.uint64), np.empty((size, trace_words), np.uint64)
         bad = ctypes.c_int64(-1)
-        with self.bench.accelerator(_SHIM.read_text()) as simulation:
+        with self.bench.simulation(extra=_SHIM.read_text()) as simulation:
             function = simulation.library.accelerator_run
             function.restype = ctypes.c_int64
             arguments = [simulation.state, stim_words, trace_words, self._in, self._out, memory, len(memory), self.config.line_bytes]

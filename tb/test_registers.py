@@ -71,7 +71,7 @@ def traffic(rng, cycles, coverage):
 POINTS = ("read", "write", "mapped", "unmapped", "start", "start while busy", "finish beats clear", "answer held", "interrupt")
 
 
-@pytest.mark.parametrize("engine,cycles", [("library", 40_000), ("cocotb", 2_000)])
+@pytest.mark.parametrize("engine,cycles", [("library", 25_000), ("cocotb", 2_000)])
 def test_registers(engine, cycles):
     coverage = Coverage("registers", points=POINTS)
     stimulus, expected = traffic(np.random.default_rng(11), cycles, coverage)
@@ -83,8 +83,7 @@ def test_registers(engine, cycles):
 def test_fault_is_seen():
     stimulus, expected = traffic(np.random.default_rng(12), 5_000, Coverage("registers", points=POINTS))
     bench = Bench(RegisterFile(config=CONFIG), name="register_file",
-                  verilog_edit=lambda text: text.replace("32'd1000000", "32'd1000001", 1) if "32'd1000000" in text
-                  else text.replace("32'hf4240", "32'hf4241", 1))
+                  verilog_edit=lambda text: text.replace("32'd1000000", "32'd1000001"))
     with pytest.raises(Mismatch):
         bench.run(stimulus, expected, seed=12)
 
