@@ -1,6 +1,6 @@
 """Memory guard: what the core asked of memory is finished even when the core is reset in the middle of a job."""
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
@@ -22,7 +22,7 @@ def memory_port(config):
         "request": Out(stream.Signature(memory_request_layout(config))),
         "write_data": Out(stream.Signature(config.chunk_bits)),
         "read_data": In(stream.Signature(read_data_layout(config))),
-        "write_done": In(stream.Signature(1)),
+        "write_done": In(stream.Signature(data.StructLayout({"error": 1}))),
     })
 
 

@@ -71,8 +71,8 @@ class NeuroFlexCore(wiring.Component):
         config = self._config
         m.submodules.sequencer = sequencer = Sequencer(config=config)
         m.submodules.loader = loader = Loader(config=config)
-        m.submodules.arbiter = arbiter = MemoryArbiter(config=config)
-        m.submodules.cache = cache = FiberCache(config=config)
+        m.submodules.arbiter = arbiter = MemoryArbiter(config)
+        m.submodules.cache = cache = FiberCache(config)
         m.submodules.broadcaster = broadcaster = Broadcaster(config=config)
         m.submodules.ann_array = ann = PeArray(config, Core.ANN)
         m.submodules.snn_array = snn = PeArray(config, Core.SNN)
@@ -86,20 +86,23 @@ class NeuroFlexCore(wiring.Component):
         ]
 
         # Memory: sequencer and loader take turns as one client of the arbiter.
-        wiring.connect(m, arbiter.memory, wiring.flipped(self.memory))
-        wiring.connect(m, cache.read_request, arbiter.cache_read)
+        for name in ("request", "write_data"):
+            wiring.connect(m, getattr(arbiter, name), wiring.flipped(getattr(self.memory, name)))
+        for name in ("read_data", "write_done"):
+            wiring.connect(m, wiring.flipped(getattr(self.memory, name)), getattr(arbiter, name))
+        wiring.connect(m, cache.read_request, arbiter.cache_request)
         wiring.connect(m, cache.write_request, arbiter.cache_write)
         wiring.connect(m, arbiter.cache_data, cache.read_data)
         with m.If(sequencer.loading):
             m.d.comb += [
-                arbiter.sequencer_read.valid.eq(loader.request.valid), arbiter.sequencer_read.payload.eq(loader.request.payload),
-                loader.request.ready.eq(arbiter.sequencer_read.ready),
+                arbiter.sequencer_request.valid.eq(loader.request.valid), arbiter.sequencer_request.payload.eq(loader.request.payload),
+                loader.request.ready.eq(arbiter.sequencer_request.ready),
                 loader.read_data.valid.eq(arbiter.sequencer_data.valid), arbiter.sequencer_data.ready.eq(loader.read_data.ready),
             ]
         with m.Else():
             m.d.comb += [
-                arbiter.sequencer_read.valid.eq(sequencer.request.valid), arbiter.sequencer_read.payload.eq(sequencer.request.payload),
-                sequencer.request.ready.eq(arbiter.sequencer_read.ready),
+                arbiter.sequencer_request.valid.eq(sequencer.request.valid), arbiter.sequencer_request.payload.eq(sequencer.request.payload),
+                sequencer.request.ready.eq(arbiter.sequencer_request.ready),
                 sequencer.read_data.valid.eq(arbiter.sequencer_data.valid), arbiter.sequencer_data.ready.eq(sequencer.read_data.ready),
             ]
         m.d.comb += [loader.read_data.payload.eq(arbiter.sequencer_data.payload),
@@ -134,7 +137,7 @@ class NeuroFlexCore(wiring.Component):
         moved = Cat(*(s.valid & s.ready for s in (self.memory.request, self.memory.write_data, self.memory.read_data, self.memory.write_done)))
         m.d.comb += [
             sequencer.progress.eq(moved.any() | broadcaster.broadcast.valid | ann.matches.any() | snn.matches.any() | written),
-            sequencer.bus_error.eq(arbiter.error),
+            sequencer.bus_error.eq(arbiter.read_error | arbiter.write_error),
             sequencer.quiet.eq(cache.idle & arbiter.idle & self.memory_idle & ann.idle & snn.idle),
         ]
 

@@ -1,0 +1,391 @@
+"""Cycle model of the whole accelerator: control blocks step by step, PEs by events (docs/timing.md).
+
+All blocks are Moore machines, so a cycle is: read every block's outputs, then step every block with them. PEs are
+feed-forward: when a chunk's last beat is on the bus, all that they will do with it is known.
+"""
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from neuroflex.formats import StallCause, descriptor_lines
+from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, snn_pe
+from neuroflex.sim.join import scan_ahead
+from neuroflex.sim.pascif import pascif_costs
+from neuroflex.sim.qcfs import qcfs_cost
+from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, GROUP, LAST_CHUNK, LAST_WINDOW
+
+__all__ = ["NO_TRACE", "Recorder", "TileArrays", "TopState", "recorder", "tile_arrays", "top_advance", "top_init"]
+
+_CAUSES = len(StallCause)
+_NEVER = 1 << 60
+_PAST = -(1 << 40)
+_RING = 64
+
+# Scalars of TopState.
+(NOW, BUSY_CYCLES, HITS, MISSES, EVICTIONS, FINISHED_AT, CODE, LAYER) = range(8)
+
+# Columns of a Recorder's row: what the outside and the probe show in a cycle.
+FIELDS = ("phase", "layer", "cause", "beat", "group", "first_beat", "last_beat", "first_chunk", "last_chunk", "write", "write_address",
+          "hit", "miss", "eviction", "request_valid", "request_address", "request_lines", "request_write", "write_valid", "write_line",
+          "read_ready", "finish", "busy", "clear")
+NO_TRACE = 0
+
+
+class TopState(NamedTuple):
+    """All state of the accelerator and of the memory behind it; arrays, changed in place."""
+
+    scalars: np.ndarray
+    sequencer: np.ndarray
+    loader: np.ndarray
+    cache: fibercache.CacheState
+    arbiter: memory_arbiter.ArbiterState
+    guard: np.ndarray
+    memory: np.ndarray
+    broadcaster: np.ndarray
+    compressor: np.ndarray
+    ann: np.ndarray
+    snn: np.ndarray
+    begun: np.ndarray          # chunks begun, by group
+    rows_begun: np.ndarray
+    released: np.ndarray       # [group, ring]: first cycle in which the chunk's slot shows as free in all PEs
+    row_freed: np.ndarray      # [group, ring]: the same for row buffers
+    rows_ended: np.ndarray
+    outputs_ended: np.ndarray  # outputs of the group whose end is known
+    output_done: np.ndarray    # [group, ring]: cycle from which all PEs count the output
+    counted: np.ndarray        # outputs counted so far, by group
+    ann_done: np.ndarray       # what the compressor sees: per PE, mod 2 * row_buffers
+    snn_done: np.ndarray
+    ann_columns: np.ndarray
+    snn_columns: np.ndarray
+    guard_requests: np.ndarray  # ring of (address, lines, write) in the guard's queue
+    guard_lines: np.ndarray     # ring of tokens in the guard's queue
+    guard_heads: np.ndarray     # head of the two rings
+    layers: np.ndarray          # sums per descriptor: causes, matches
+
+
+class TileArrays(NamedTuple):
+    """A tile's workload in the form the loop wants."""
+
+    chunks: np.ndarray
+    lines: np.ndarray
+    empty: np.ndarray
+    matches: np.ndarray
+    columns: np.ndarray
+    pairs: np.ndarray
+    ahead: np.ndarray
+    cost1: np.ndarray
+    cost2: np.ndarray
+    nonzeros: np.ndarray
+    settings: np.ndarray
+
+
+SETTINGS = ("load_address", "load_lines", "fetch_lines", "out_base", "out_chunks", "out_first_chunk", "groups_log2", "ann_rounds",
+            "snn_rounds", "levels_in", "to_memory")
+(_LOAD_ADDRESS, _LOAD_LINES, _FETCH_LINES, _OUT_BASE, _OUT_CHUNKS, _OUT_FIRST, _GROUPS, _ANN_ROUNDS, _SNN_ROUNDS, _LEVELS_IN,
+ _TO_MEMORY, _POSITIONS, _FAULT_LINE, _FAULT) = range(len(SETTINGS) + 3)
+
+
+class Recorder(NamedTuple):
+    """Where a traced run puts what it sees; empty arrays when nothing is to be recorded.
+
+    Attributes
+    ----------
+    rows : int64[T, len(FIELDS)]
+    ann_matches, snn_matches : uint8[T, PEs]
+    ann_done, snn_done : int32[T, PEs]
+        Outputs that each PE finishes at the end of the cycle before.
+    """
+
+    rows: np.ndarray
+    ann_matches: np.ndarray
+    snn_matches: np.ndarray
+    ann_done: np.ndarray
+    snn_done: np.ndarray
+
+
+def recorder(config, cycles):
+    """A recorder for ``cycles`` cycles (``NO_TRACE``: none)."""
+    return Recorder(np.zeros((cycles, len(FIELDS)), np.int64), np.zeros((cycles, config.ann_pes), np.uint8),
+                    np.zeros((cycles, config.snn_pes), np.uint8), np.zeros((cycles, config.ann_pes), np.int32),
+                    np.zeros((cycles, config.snn_pes), np.int32))
+
+
+def tile_arrays(workload, settings, config, fault_line=-1, fault=0):
+    """Workload and settings of a tile for :func:`top_advance`."""
+    columns = workload.columns
+    pairs = -(-columns // 2)
+    cost1, cost2 = np.ones_like(workload.levels), np.zeros_like(workload.levels)
+    cost1[0] = qcfs_cost(workload.levels[0])
+    if settings["levels_in"]:
+        one, two = pascif_costs(settings["levels_in"], workload.levels[1], config.neuron_steps)
+        cost1[1], cost2[1] = one, two
+    numbers = [settings[name] for name in SETTINGS] + [settings["out_height"] * settings["out_width"], fault_line, fault]
+    return TileArrays(workload.chunks, workload.lines, workload.empty, workload.matches, columns, pairs,
+                      scan_ahead(columns, config.columns_per_pe), cost1, cost2, workload.nonzeros, np.array(numbers, np.int64))
+
+
+def top_init(config, descriptors):
+    """State after reset; sums are kept for ``descriptors`` descriptors."""
+    groups = max(config.max_groups, 1)
+
+    def ring(value):
+        return np.full((groups, _RING), value, np.int64)
+
+    return TopState(
+        np.zeros(8, np.int64), sequencer.sequencer_init(), loader.loader_init(config), fibercache.cache_init(config),
+        memory_arbiter.arbiter_init(config), memory_guard.guard_init(), memory.memory_init(), broadcaster.broadcaster_init(config),
+        compressor.compressor_init(config), ann_pe.new_ann_state(config.ann_pes), snn_pe.new_snn_state(config.snn_pes),
+        np.zeros(groups, np.int64), np.zeros(groups, np.int64), ring(_PAST), ring(_PAST), np.zeros(groups, np.int64),
+        np.zeros(groups, np.int64), ring(_NEVER), np.zeros(groups, np.int64),
+        *(np.zeros(n, np.int64) for n in (config.ann_pes, config.snn_pes, config.ann_pes, config.snn_pes)),
+        np.zeros((4, 3), np.int64), np.zeros(4, np.int64), np.zeros(2, np.int64), np.zeros((descriptors, _CAUSES + 2), np.int64))
+
+
+@njit(cache=True)
+def _clear(state, tile):
+    """A layer begins: slices are forgotten, counters of outputs start at 0."""
+    for g in range(len(state.begun)):
+        state.begun[g] = state.rows_begun[g] = state.rows_ended[g] = state.outputs_ended[g] = state.counted[g] = 0
+        state.released[g, :] = _PAST
+        state.row_freed[g, :] = _PAST
+        state.output_done[g, :] = _NEVER
+    for core, columns, done in ((0, state.ann_columns, state.ann_done), (1, state.snn_columns, state.snn_done)):
+        lanes = len(columns) >> tile.settings[_GROUPS]
+        for pe in range(len(columns)):
+            columns[pe] = tile.columns[core, pe % lanes]
+            done[pe] = 0
+
+
+@njit(cache=True)
+def _chunk_events(state, tile, chunk, now, laggy_cycles, record):
+    """A chunk's last beat is on the bus: what all PEs of its group will do."""
+    group = tile.chunks[chunk, GROUP]
+    row_ends = tile.chunks[chunk, LAST_CHUNK] == 1
+    output_ends = row_ends and tile.chunks[chunk, LAST_WINDOW] == 1
+    released, freed = _PAST, _PAST
+    most = tile.matches.shape[3]
+    first = np.empty(most, np.int64)
+    written = np.empty(2 * most, np.int64)
+    traced = len(record.rows) > 0
+    for core in range(2):
+        lanes = len(state.ann_columns if core == 0 else state.snn_columns) >> tile.settings[_GROUPS]
+        for i in range(lanes):
+            columns = tile.columns[core, i]
+            if columns == 0:
+                continue
+            pe = group * lanes + i
+            matches = tile.matches[core, chunk, i]
+            pairs, ahead = tile.pairs[core, i], tile.ahead[core, i]
+            if core == 0:
+                start, retired = ann_pe.ann_chunk(state.ann[pe], now, pairs, ahead, tile.empty[chunk], matches, first)
+                released = max(released, retired + ann_pe.RELEASE_LATENCY + 1)
+                if row_ends:
+                    end = ann_pe.ann_row(state.ann[pe], retired + ann_pe.DRAIN_LATENCY, tile.cost1[0, i, :columns], written)
+            else:
+                taken, start, retired, left, ended = snn_pe.snn_chunk(state.snn[pe], now, tile.settings[_LEVELS_IN] > 1, laggy_cycles, pairs, ahead,
+                                                                      tile.empty[chunk], matches, first)
+                released = max(released, ended + snn_pe.RELEASE_LATENCY + 1)
+                if row_ends:
+                    end = snn_pe.snn_row(state.snn[pe], ended + snn_pe.DRAIN_LATENCY, tile.cost1[1, i, :columns], tile.cost2[1, i, :columns],
+                                         written)
+            if row_ends:
+                freed = max(freed, end + 1)
+            if traced:
+                seen = record.ann_matches if core == 0 else record.snn_matches
+                if not tile.empty[chunk]:
+                    for pair in range(pairs):
+                        if matches[pair]:
+                            seen[first[pair]:first[pair] + matches[pair], pe] = 1
+                if output_ends:
+                    ends = record.ann_done if core == 0 else record.snn_done
+                    if end + 1 < len(ends):
+                        ends[end + 1, pe] += 1
+            layer = state.sequencer[sequencer.LAYER]
+            if layer < len(state.layers):
+                total = 0
+                for pair in range(pairs):
+                    total += matches[pair]
+                state.layers[layer, _CAUSES + core] += total
+    state.released[group, (state.begun[group] - 1) % _RING] = released
+    if row_ends:
+        state.row_freed[group, state.rows_ended[group] % _RING] = freed
+        state.rows_ended[group] += 1
+    if output_ends:
+        state.output_done[group, state.outputs_ended[group] % _RING] = freed
+        state.outputs_ended[group] += 1
+
+
+@njit(cache=True)
+def top_advance(state, tile, numbers, verdict, start_at, program, patterns, latency, answer_latency, error_line, record, limit):
+    """Advance until the sequencer is through with a descriptor.
+
+    Parameters
+    ----------
+    state : TopState
+    tile : TileArrays
+        Of the descriptor that the sequencer will read next; anything of that shape when it is not a layer.
+    numbers : (descriptor lines, laggy cycles, slots, row buffers)
+    verdict : int
+        :func:`~neuroflex.sim.sequencer.check_descriptor` of that descriptor.
+    start_at : int
+        Cycle of the start pulse.
+    program : int
+        Line address of the first descriptor.
+    patterns : (request_ready, write_ready, read_go), latency, answer_latency, error_line
+        See :class:`~neuroflex.sim.memory.MemoryTrace`.
+    record : Recorder
+    limit : int
+        Stop before this cycle whatever happens.
+
+    Returns
+    -------
+    int
+        1: the layer is over, the next descriptor will be asked for. 2: the job is over. 0: stopped by ``limit``.
+    """
+    r = state.scalars
+    descriptor_lines, laggy_cycles, slots, row_buffers = numbers
+    request_ready, write_ready, read_go = patterns
+    seq, bus, settings = state.sequencer, state.broadcaster, tile.settings
+    groups = len(state.begun)
+    traced = len(record.rows) > 0
+    while r[NOW] < limit:
+        now = r[NOW]
+        phase = seq[sequencer.PHASE]
+        pulse_run, pulse_clear, pulse_loader = seq[sequencer.PULSE_RUN], seq[sequencer.PULSE_CLEAR], seq[sequencer.PULSE_LOADER]
+        loading = phase == sequencer.LOAD
+
+        # --- outputs of this cycle: functions of the state ---
+        memory_request, memory_line, shown, _, line_number, answer = memory.memory_outputs(state.memory, request_ready, write_ready, read_go)
+        request_valid, request_address, request_lines, request_write = memory_arbiter.request(state.arbiter)
+        line_valid, line_token = memory_arbiter.write_data(state.arbiter)
+        guard_request = state.guard[memory_guard.REQUESTS] > 0
+        guard_line = state.guard[memory_guard.LINES_QUEUED] > 0
+        out_request, out_line = state.guard_requests[state.guard_heads[0]], state.guard_lines[state.guard_heads[1]]
+        read_ready = memory_arbiter.read_data_ready(state.arbiter)
+        cache_line, _, _ = memory_arbiter.cache_data(state.arbiter)
+        own_line, _, own_error = memory_arbiter.sequencer_data(state.arbiter)
+        read_error, write_error = memory_arbiter.errors(state.arbiter)
+        fill_valid, fill_address, fill_lines = fibercache.read_request(state.cache)
+        evict_valid, evict_address, evict_token = fibercache.write_request(state.cache)
+        response_valid, _, _ = fibercache.response(state.cache)
+        hit, miss, eviction, _ = fibercache.pulses(state.cache)
+        store_valid = compressor.compressor_write_valid(state.compressor)
+        store_address = compressor.compressor_write_address(state.compressor)
+        store_ready = fibercache.write_ready(state.cache)
+        fetch_valid, read_valid = bus[broadcaster.FETCH_VALID], bus[broadcaster.READ_VALID]
+        fetch_address = tile.chunks[bus[broadcaster.FETCH_CHUNK], ADDRESS] if fetch_valid else 0
+        read_address = tile.chunks[bus[broadcaster.READ_CHUNK], ADDRESS] + bus[broadcaster.READ_LINE] if read_valid else 0
+        read_consume = tile.chunks[bus[broadcaster.READ_CHUNK], CONSUME] if read_valid else 0
+        beat = bus[broadcaster.BUS_VALID]
+        chunk = bus[broadcaster.BUS_CHUNK] if beat else 0
+        cause = sequencer.sequencer_cause(seq, bus[broadcaster.CAUSE])
+        quiet = fibercache.is_idle(state.cache) and memory_arbiter.is_idle(state.arbiter) and memory_guard.guard_idle(state.guard)
+        own_valid = loader.loader_request_valid(state.loader) if loading else phase == sequencer.REQUEST
+        own_address = loader.loader_request_address(state.loader) if loading else seq[sequencer.POINTER]
+        own_lines = loader.loader_request_lines(state.loader) if loading else descriptor_lines
+        own_ready = loading or phase == sequencer.RECEIVE
+        slot_free, row_free = 0, 0
+        for g in range(groups):
+            if state.begun[g] < slots or state.released[g, (state.begun[g] - slots) % _RING] <= now:
+                slot_free |= 1 << g
+            if state.rows_begun[g] < row_buffers or state.row_freed[g, (state.rows_begun[g] - row_buffers) % _RING] <= now:
+                row_free |= 1 << g
+            while state.counted[g] < state.outputs_ended[g] and state.output_done[g, state.counted[g] % _RING] <= now:
+                state.counted[g] += 1
+                for done in (state.ann_done, state.snn_done):
+                    lanes = len(done) >> settings[_GROUPS]
+                    for pe in range(g * lanes, (g + 1) * lanes):
+                        done[pe] = state.counted[g] % (2 * row_buffers)
+
+        # --- sums and trace ---
+        busy = phase != sequencer.IDLE
+        if busy:
+            r[BUSY_CYCLES] += 1
+            if seq[sequencer.LAYER] < len(state.layers):
+                state.layers[seq[sequencer.LAYER], cause] += 1
+        r[HITS] += hit
+        r[MISSES] += miss
+        r[EVICTIONS] += eviction
+        if phase == sequencer.RETURN:
+            r[FINISHED_AT], r[CODE], r[LAYER] = now, seq[sequencer.CODE], seq[sequencer.LAYER]
+        if traced:
+            row = record.rows[now]
+            row[0], row[1], row[2] = phase, seq[sequencer.LAYER], cause
+            if beat:
+                row[3], row[4] = 1, tile.chunks[chunk, GROUP]
+                row[5], row[6] = bus[broadcaster.BUS_FIRST], bus[broadcaster.BUS_LAST]
+                row[7], row[8] = tile.chunks[chunk, FIRST_CHUNK], tile.chunks[chunk, LAST_CHUNK]
+            if store_valid and store_ready:
+                row[9], row[10] = 1, store_address
+            row[11], row[12], row[13] = hit, miss, eviction
+            if guard_request:
+                row[14], row[15], row[16], row[17] = 1, out_request[0], out_request[1], out_request[2]
+            if guard_line:
+                row[18], row[19] = 1, out_line
+            row[20], row[21], row[22], row[23] = read_ready, phase == sequencer.RETURN, busy, pulse_clear
+
+        # --- all blocks step ---
+        read_moved = shown and read_ready
+        request_moved, line_moved = guard_request and memory_request, guard_line and memory_line
+        line_error = 1 if line_number == error_line else 0
+        memory.memory_step(state.memory, latency, answer_latency, shown, answer, request_moved, out_request[0], out_request[1], out_request[2],
+                           line_moved, read_ready, 1)
+        accepted, line_accepted = memory_guard.guard_step(state.guard, 0, request_valid, request_lines, request_write, request_moved,
+                                                          line_valid, line_moved, read_moved, answer)
+        if request_moved:
+            state.guard_heads[0] = (state.guard_heads[0] + 1) % 4
+        if line_moved:
+            state.guard_heads[1] = (state.guard_heads[1] + 1) % 4
+        if accepted:
+            place = (state.guard_heads[0] + state.guard[memory_guard.REQUESTS] - 1) % 4
+            state.guard_requests[place, 0], state.guard_requests[place, 1], state.guard_requests[place, 2] = (
+                request_address, request_lines, request_write)
+        if line_accepted:
+            state.guard_lines[(state.guard_heads[1] + state.guard[memory_guard.LINES_QUEUED] - 1) % 4] = line_token
+        cache_data_ready = fibercache.data_ready(state.cache)
+        cache_request_ready = memory_arbiter.cache_request_ready(state.arbiter)
+        cache_write_ready = memory_arbiter.cache_write_ready(state.arbiter)
+        own_request_ready = memory_arbiter.sequencer_request_ready(state.arbiter)
+        memory_arbiter.arbiter_step(state.arbiter, evict_valid, evict_address, evict_token, fill_valid, fill_address, fill_lines,
+                                    own_valid, own_address, own_lines, cache_data_ready, own_ready, accepted, line_accepted,
+                                    shown, 0, line_error, answer, 0)
+        fetch_ready, cache_read_ready = fibercache.fetch_ready(state.cache), fibercache.read_ready(state.cache)
+        cache_busy = fibercache.is_busy(state.cache)
+        fibercache.cache_step(state.cache, fetch_valid, fetch_address, settings[_FETCH_LINES], read_valid, read_address, read_consume,
+                              store_valid, store_address, settings[_TO_MEMORY], store_address, cache_line, 0, 0,
+                              cache_request_ready, cache_write_ready, seq[sequencer.PULSE_INVALIDATE])
+        block_done, compressor_finished = compressor.compressor_block_done(state.compressor), compressor.compressor_finished(state.compressor)
+        broadcaster_finished = bus[broadcaster.FINISHED]
+        loader_finished, loader_error = loader.loader_finished(state.loader), loader.loader_error(state.loader)
+        if pulse_run:
+            compressor.compressor_start(state.compressor, settings[_OUT_BASE], settings[_POSITIONS], settings[_OUT_CHUNKS],
+                                        settings[_OUT_FIRST], settings[_GROUPS], settings[_ANN_ROUNDS], settings[_SNN_ROUNDS])
+        else:
+            compressor.compressor_step(state.compressor, tile.nonzeros, state.ann_columns, state.ann_done, state.snn_columns,
+                                       state.snn_done, store_ready)
+        if beat:
+            group = tile.chunks[chunk, GROUP]
+            if bus[broadcaster.BUS_FIRST]:
+                state.begun[group] += 1
+                state.rows_begun[group] += tile.chunks[chunk, FIRST_CHUNK]
+            if bus[broadcaster.BUS_LAST]:
+                _chunk_events(state, tile, chunk, now, laggy_cycles, record)
+        broadcaster.broadcaster_step(bus, tile.chunks, tile.lines, pulse_run, fetch_ready, cache_read_ready, response_valid, slot_free,
+                                     row_free, block_done)
+        if pulse_loader:
+            loader.loader_start(state.loader, settings[_LOAD_ADDRESS], settings[_LOAD_LINES], settings[_FAULT_LINE], settings[_FAULT])
+        else:
+            loader.loader_step(state.loader, own_request_ready if loading else 0, own_line if loading else 0, own_error)
+        if pulse_clear:
+            _clear(state, tile)
+        sequencer.sequencer_step(seq, descriptor_lines, verdict, 0, now == start_at, program, cache_busy, own_request_ready,
+                                 own_line and not loading, own_error, loader_finished, loader_error, broadcaster_finished,
+                                 compressor_finished, 1, read_error or write_error, quiet)
+        r[NOW] = now + 1
+        after = seq[sequencer.PHASE]
+        if phase == sequencer.RUN and after == sequencer.REQUEST:
+            return 1
+        if phase == sequencer.RETURN:
+            return 2
+    return 0
