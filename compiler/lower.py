@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroflex.config import ArchConfig
-from neuroflex.formats import CHUNK_LINES, Core, Opcode, descriptor_lines, pack_descriptor
+from neuroflex.formats import CHUNK_LINES, Core, Opcode, descriptor_lines, pack_descriptor, unpack_descriptor
 
 __all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "lower", "plan_tiles", "tensor_lines", "tensor_from_lines"]
 
@@ -325,7 +325,7 @@ def _lay_out(network, config, tiles, streams, placements):
         settings |= {f"source{i}_base": placed[s.tensor].base for i, s in enumerate(layer.sources)}
         words = pack_descriptor(opcode=Opcode.LAYER, **settings)
         memory[number * per_descriptor:(number + 1) * per_descriptor] = words.view(np.uint8).reshape(per_descriptor, -1)
-        final.append(Tile(**{**vars(tile), "settings": settings}))
+        final.append(Tile(**{**vars(tile), "settings": unpack_descriptor(words)}))
     words = pack_descriptor(opcode=Opcode.END)
     memory[len(tiles) * per_descriptor:(len(tiles) + 1) * per_descriptor] = words.view(np.uint8).reshape(per_descriptor, -1)
     return Job(config=config, network=network, tiles=tuple(final), placements=placed, program=0, memory=memory)

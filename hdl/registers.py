@@ -50,7 +50,7 @@ class RegisterFile(wiring.Component):
         State of the job; ``finish`` is a pulse that latches ``code`` and ``layer``.
     count : In
         Increments of the counters; they are cleared by ``start``.
-    interrupt : Out(1)
+    irq : Out(1)
         ``interrupt_enable`` and ``finished``.
     """
 
@@ -65,7 +65,7 @@ class RegisterFile(wiring.Component):
             "watchdog": Out(32, init=regmap.register("watchdog").fields[0].reset),
             "busy": In(1), "finish": In(1), "code": In(8), "layer": In(16),
             "count": In(counter_increments(config)),
-            "interrupt": Out(1),
+            "irq": Out(1),
         })
 
     def elaborate(self, platform):
@@ -82,7 +82,7 @@ class RegisterFile(wiring.Component):
             accept.eq(self.request.valid & ~waiting),
             self.response.valid.eq(waiting),
             self.response.payload.eq(answer),
-            self.interrupt.eq(finished & enable),
+            self.irq.eq(finished & enable),
         ]
         with m.If(accept):
             m.d.sync += waiting.eq(1)

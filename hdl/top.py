@@ -136,7 +136,7 @@ class NeuroFlexCore(wiring.Component):
         written = compressor.write.valid & compressor.write.ready
         moved = Cat(*(s.valid & s.ready for s in (self.memory.request, self.memory.write_data, self.memory.read_data, self.memory.write_done)))
         m.d.comb += [
-            sequencer.progress.eq(moved.any() | broadcaster.broadcast.valid | ann.matches.any() | snn.matches.any() | written),
+            sequencer.progress.eq(moved.any() | broadcaster.broadcast.valid | ann.matching.any() | snn.matching.any() | written),
             sequencer.bus_error.eq(arbiter.read_error | arbiter.write_error),
             sequencer.quiet.eq(cache.idle & arbiter.idle & self.memory_idle & ann.idle & snn.idle),
         ]
@@ -146,7 +146,7 @@ class NeuroFlexCore(wiring.Component):
             *(self.probe[name].eq(getattr(sequencer, name)) for name in ("phase", "layer", "cause")),
             self.probe.beat.eq(broadcaster.broadcast.valid),
             *(self.probe[name].eq(broadcaster.broadcast[name]) for name in ("group", "first_beat", "last_beat", "first_chunk", "last_chunk")),
-            self.probe.ann_matches.eq(ann.matches), self.probe.snn_matches.eq(snn.matches),
+            self.probe.ann_matches.eq(ann.matching), self.probe.snn_matches.eq(snn.matching),
             self.probe.ann_done.eq(Cat(ann.done[i * done_bits] for i in range(config.ann_pes))),
             self.probe.snn_done.eq(Cat(snn.done[i * done_bits] for i in range(config.snn_pes))),
             self.probe.write.eq(written), self.probe.write_address.eq(compressor.write.payload.address),
@@ -170,7 +170,7 @@ class NeuroFlex(wiring.Component):
         Burst reads and writes, any latency.
     registers_request, registers_response : streams
         See :class:`RegisterFile`; the map is in ``docs/registers.md``.
-    interrupt : Out(1)
+    irq : Out(1)
     probe : Out(probe_layout)
         Only with ``probe``.
     """
@@ -183,7 +183,7 @@ class NeuroFlex(wiring.Component):
             "memory": Out(memory_port(config)),
             "registers_request": In(stream.Signature(register_request())),
             "registers_response": Out(stream.Signature(register_response())),
-            "interrupt": Out(1),
+            "irq": Out(1),
             **({"probe": Out(probe_layout(config))} if probe else {}),
         })
 
@@ -206,7 +206,7 @@ class NeuroFlex(wiring.Component):
             guard.abort.eq(core.abort | registers.soft_reset),
             registers.busy.eq(core.busy | guard.core_reset), registers.finish.eq(core.finish), registers.code.eq(core.code),
             registers.layer.eq(core.layer),
-            self.interrupt.eq(registers.interrupt),
+            self.irq.eq(registers.irq),
         ]
         # Counters are one register behind what they count.
         count = Signal(registers.count.shape())

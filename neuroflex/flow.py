@@ -4,8 +4,8 @@ from functools import cached_property
 
 import numpy as np
 
-from neuroflex.compiler.lower import Job, dense_rows, lower, tensor_lines
-from neuroflex.compiler.schedule import Scheduler, profile
+from neuroflex.compiler.lower import Job, lower, plan_tiles
+from neuroflex.compiler.schedule import profile, schedule_network
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.sim.cost import column_costs
 from neuroflex.sim.memory import MemoryTrace
@@ -81,9 +81,9 @@ def compile_network(network, config, *, policy="hybrid", seed=0):
     """
     if policy not in POLICIES:
         raise ValueError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
-    trace = profile(network)
-    scheduler = Scheduler(network=network, config=config, trace=trace, method=POLICIES[policy], seed=seed)
-    return lower(network, config, scheduler)
+    plans = {layer.name: plan_tiles(network, layer, config) for layer in network.layers}
+    schedules = schedule_network(network, config, profile(network), plans, method=POLICIES[policy], seed=seed)
+    return lower(network, config, schedules)
 
 
 def simulate_model(job, tensor, *, memory=None):

@@ -27,7 +27,7 @@ class RegisterModel:
         return {"request__ready": int(self.answer is None), "response__valid": int(self.answer is not None),
                 "response__payload": data | error << 32, "start": self.start, "soft_reset": self.soft_reset,
                 "program_address": self.values["program"], "watchdog": self.values["watchdog"],
-                "interrupt": self.finished & self.enable}
+                "irq": self.finished & self.enable}
 
     def read(self, name, busy):
         """Value of a register now."""

@@ -10,7 +10,7 @@ from numba import njit
 
 from neuroflex.formats import StallCause, descriptor_lines
 from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, snn_pe
-from neuroflex.sim.join import scan_ahead
+from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
 from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
 from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, GROUP, LAST_CHUNK, LAST_WINDOW
@@ -125,6 +125,12 @@ def tile_arrays(workload, settings, config, fault_line=-1, fault=0):
                       scan_ahead(columns, config.columns_per_pe), cost1, cost2, workload.nonzeros, np.array(numbers, np.int64))
 
 
+def _new_ann_state(pes):
+    state = np.full((pes, ann_pe.ANN_WORDS), NEVER, np.int64)
+    state[:, :JOIN_WORDS] = new_join_state(pes)
+    return state
+
+
 def top_init(config, descriptors):
     """State after reset; sums are kept for ``descriptors`` descriptors."""
     groups = max(config.max_groups, 1)
@@ -135,7 +141,7 @@ def top_init(config, descriptors):
     return TopState(
         np.zeros(8, np.int64), sequencer.sequencer_init(), loader.loader_init(config), fibercache.cache_init(config),
         memory_arbiter.arbiter_init(config), memory_guard.guard_init(), memory.memory_init(), broadcaster.broadcaster_init(config),
-        compressor.compressor_init(config), ann_pe.new_ann_state(config.ann_pes), snn_pe.new_snn_state(config.snn_pes),
+        compressor.compressor_init(config), _new_ann_state(config.ann_pes), snn_pe.new_snn_state(config.snn_pes),
         np.zeros(groups, np.int64), np.zeros(groups, np.int64), ring(_PAST), ring(_PAST), np.zeros(groups, np.int64),
         np.zeros(groups, np.int64), ring(_NEVER), np.zeros(groups, np.int64),
         *(np.zeros(n, np.int64) for n in (config.ann_pes, config.snn_pes, config.ann_pes, config.snn_pes)),
@@ -178,10 +184,10 @@ def _chunk_events(state, tile, chunk, now, laggy_cycles, record):
             matches = tile.matches[core, chunk, i]
             pairs, ahead = tile.pairs[core, i], tile.ahead[core, i]
             if core == 0:
-                start, retired = ann_pe.ann_chunk(state.ann[pe], now, pairs, ahead, tile.empty[chunk], matches, first)
-                released = max(released, retired + ann_pe.RELEASE_LATENCY + 1)
+                start, retired = join_chunk(state.ann[pe], now, pairs, ahead, tile.empty[chunk], matches, first)
+                released = max(released, retired + ann_pe.SLOT_RELEASE)
                 if row_ends:
-                    end = ann_pe.ann_row(state.ann[pe], retired + ann_pe.DRAIN_LATENCY, tile.cost1[0, i, :columns], written)
+                    end = ann_pe.ann_row_end(state.ann[pe], retired, tile.cost1[0, i], columns, written) - 1
             else:
                 taken, start, retired, left, ended = snn_pe.snn_chunk(state.snn[pe], now, tile.settings[_LEVELS_IN] > 1, laggy_cycles, pairs, ahead,
                                                                       tile.empty[chunk], matches, first)

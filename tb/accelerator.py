@@ -21,7 +21,7 @@ _SHIM = Path(__file__).with_name("accelerator.cpp")
 _INPUTS = ("registers_request__valid", "registers_request__payload", "registers_response__ready", "memory__request__ready",
            "memory__write_data__ready", "memory__read_data__valid", "memory__read_data__payload", "memory__write_done__valid",
            "memory__write_done__payload")
-_OUTPUTS = ("interrupt", "registers_request__ready", "registers_response__valid", "registers_response__payload", "memory__request__valid",
+_OUTPUTS = ("irq", "registers_request__ready", "registers_response__valid", "registers_response__payload", "memory__request__valid",
             "memory__request__payload", "memory__write_data__valid", "memory__write_data__payload", "memory__read_data__ready",
             "memory__write_done__ready")
 TAIL = 4            # cycles after the last answer, so that the end of a run is seen

@@ -58,7 +58,7 @@ def traffic(rng, cycles, coverage):
                 coverage.hit("finish beats clear")
         if out["response__valid"] and not ready:
             coverage.hit("answer held")
-        coverage.hit("interrupt", out["interrupt"])
+        coverage.hit("interrupt", out["irq"])
         model.step(valid=valid, address=address, write=write, data=data, response_ready=ready, busy=busy, finish=finish,
                    code=code, layer=layer, count=counts)
         if moved:

@@ -1,0 +1,127 @@
+"""A whole job on the cycle model: functional values first, then time."""
+from dataclasses import dataclass
+
+import numpy as np
+
+from neuroflex.formats import DESCRIPTOR_WORDS, StallCause, Status, descriptor_lines
+from neuroflex.registers import COUNTERS
+from neuroflex.sim import sequencer, top
+from neuroflex.compiler.lower import dense_rows, tensor_lines
+from neuroflex.sim.network import evaluate
+from neuroflex.sim.workload import tile_workload
+
+__all__ = ["START_CYCLE", "ModelRun", "final_memory", "job_workloads", "simulate_job"]
+
+START_CYCLE = 5      # of the start pulse: three register writes, two cycles each
+_LIMIT = 1 << 40
+
+
+@dataclass(frozen=True, eq=False)
+class ModelRun:
+    """What the model says of a job.
+
+    Attributes
+    ----------
+    status : Status
+    layers, counters, output
+        As in :class:`neuroflex.flow.Result`.
+    finished_at : int
+        Cycle (0 is the first after reset) in which the sequencer reports.
+    record : neuroflex.sim.top.Recorder
+        Empty unless the run was traced.
+    """
+
+    status: Status
+    layers: np.ndarray
+    counters: dict
+    output: np.ndarray
+    finished_at: int
+    record: top.Recorder
+
+
+def job_workloads(job, trace, image=0):
+    """Workloads of a job's tiles for one image of a functional `Trace`, as the cycle model wants them."""
+    config, network = job.config, job.network
+    arrays = []
+    for tile in job.tiles:
+        layer = network.layer(tile.layer)
+        rows = dense_rows(layer, job.placements, config)[:, :, tile.columns] != 0
+        sources = []
+        for source in layer.sources:
+            place = job.placements[source.tensor]
+            sources.append((place.base, _spines(trace.tensor(source.tensor)[image], place, config).reshape(-1, config.chunk_bits)))
+        out = _spines(trace.tensor(tile.layer)[image], job.placements[tile.layer], config)
+        first = tile.first_chunk * config.chunk_bits
+        workload = tile_workload(tile, rows, sources, out[:, first:first + tile.chunks * config.chunk_bits],
+                                 layer.levels[tile.columns].astype(np.int64), config)
+        arrays.append(top.tile_arrays(workload, tile.settings, config))
+    return arrays
+
+
+def _spines(tensor, place, config):
+    """Nonzero levels of a tensor (C, H, W) by physical position, bool[H * W, chunks * chunk_bits]."""
+    spines = np.zeros((place.height * place.width, place.chunks * config.chunk_bits), bool)
+    spines[:, place.positions] = tensor.reshape(len(tensor), -1).T != 0
+    return spines
+
+
+def final_memory(job, trace, image=0):
+    """Every line's content once it was written: ``uint8[lines, line_bytes]``. Each is written at most once per job."""
+    memory = job.memory.copy()
+    for name, place in job.placements.items():
+        lines = tensor_lines(trace.tensor(name)[image], place, job.config)
+        memory[place.base:place.base + len(lines)] = lines
+    return memory
+
+
+def simulate_job(job, tensor, memory_trace, *, cycles=0):
+    """Run a job from reset on.
+
+    Parameters
+    ----------
+    job : neuroflex.compiler.lower.Job
+    tensor : uint8[C, H, W]
+        Input levels.
+    memory_trace : neuroflex.sim.memory.MemoryTrace
+    cycles : int
+        Record that many cycles, and do not stop before them.
+
+    Returns
+    -------
+    ModelRun
+    """
+    config = job.config
+    trace = evaluate(job.network, np.asarray(tensor)[None], quantised=True)
+    arrays = job_workloads(job, trace)
+    return run_arrays(job, arrays, memory_trace, trace.output[0].astype(np.int64), cycles=cycles)
+
+
+def run_arrays(job, arrays, memory_trace, output, *, cycles=0):
+    """As :func:`simulate_job`, with the workloads at hand."""
+    config = job.config
+    per = descriptor_lines(config)
+    words = job.memory[job.program:].reshape(-1).view(np.uint32)[:(len(job.tiles) + 1) * DESCRIPTOR_WORDS].reshape(-1, DESCRIPTOR_WORDS)
+    state = top.top_init(config, len(job.tiles) + 1)
+    record = top.recorder(config, cycles)
+    numbers = (per, config.laggy_cycles, config.slots, config.row_buffers)
+    patterns = (memory_trace.request_ready, memory_trace.write_ready, memory_trace.read_go)
+    ended = 1
+    limit = cycles or _LIMIT
+    for number, descriptor in enumerate(words):
+        verdict = int(sequencer.check_descriptor(descriptor, config))
+        tile = arrays[min(number, len(arrays) - 1)]
+        ended = top.top_advance(state, tile, numbers, verdict, START_CYCLE, job.program, patterns, memory_trace.latency,
+                                memory_trace.answer_latency, memory_trace.error_line, record, limit)
+        if ended != 1:
+            break
+    if cycles and ended == 2:
+        top.top_advance(state, tile, numbers, 0, START_CYCLE, job.program, patterns, memory_trace.latency,
+                        memory_trace.answer_latency, memory_trace.error_line, record, limit)
+    r = state.scalars
+    counters = dict.fromkeys((c.name for c in COUNTERS), 0)
+    sums = state.layers.sum(axis=0)
+    counters |= {f"cycles_{cause.name.lower()}": int(sums[cause]) for cause in StallCause}
+    counters |= {"cycles": int(r[top.BUSY_CYCLES]), "matches_ann": int(sums[len(StallCause)]), "matches_snn": int(sums[len(StallCause) + 1]),
+                 "cache_hits": int(r[top.HITS]), "cache_misses": int(r[top.MISSES]), "cache_evictions": int(r[top.EVICTIONS])}
+    return ModelRun(status=Status(int(r[top.CODE])), layers=state.layers, counters=counters, output=output,
+                    finished_at=int(r[top.FINISHED_AT]), record=record)
