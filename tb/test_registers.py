@@ -71,7 +71,7 @@ def traffic(rng, cycles, coverage):
 POINTS = ("read", "write", "mapped", "unmapped", "start", "start while busy", "finish beats clear", "answer held", "interrupt")
 
 
-@pytest.mark.parametrize("engine,cycles", [("library", 25_000), ("cocotb", 2_000)])
+@pytest.mark.parametrize("engine,cycles", [("library", 12_000), ("cocotb", 2_000)])
 def test_registers(engine, cycles):
     coverage = Coverage("registers", points=POINTS)
     stimulus, expected = traffic(np.random.default_rng(11), cycles, coverage)
