@@ -1,18 +1,20 @@
 """From a network to figures: compile, simulate on the golden model or on RTL, compare in every cycle."""
+import functools
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from neuroflex.compiler.lower import Job, lower, plan_tiles
+from neuroflex.compiler.lower import lower, plan_tiles
 from neuroflex.compiler.schedule import profile, schedule_network
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.sim.cost import column_costs
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate
 from neuroflex.sim.run import simulate_job
+from neuroflex.sim.top import FIELDS
 
-__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "simulate_model", "simulate_rtl", "verify"]
+__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "simulate_model", "simulate_rtl", "timeline", "verify"]
 
 POLICIES = {"hybrid": "min_edp", "all_ann": "all_ann", "all_snn": "all_snn", "layerwise": "layerwise", "random": "random"}
 _RUN_CAUSES = [int(c) for c in StallCause if c not in (StallCause.CONTROL, StallCause.LOAD)]
@@ -101,20 +103,61 @@ def simulate_model(job, tensor, *, memory=None):
                   config=job.config)
 
 
+@functools.cache
 def _rtl(config):
+    """The Verilated accelerator of a configuration; building it is slow, so it is kept."""
     from neuroflex.tb.accelerator import RtlAccelerator
 
-    if config not in _RTL:
-        _RTL[config] = RtlAccelerator(config)
-    return _RTL[config]
+    return RtlAccelerator(config)
 
 
-_RTL = {}
+def simulate_rtl(job, tensor, *, memory=None):
+    """Run a job on the Verilated RTL in a closed loop; nothing in it depends on the golden model."""
+    run = _rtl(job.config).run(job.with_input(tensor), program=job.program, trace=memory, layers=len(job.tiles) + 1)
+    return Result(status=run.status, cycles=run.counters["cycles"], layers=run.layers, counters=run.counters,
+                  output=job.output(run.memory), config=job.config)
 
 
-def simulate_rtl(job, tensor, *, memory=None, record=None):
-    """Run a job on the Verilated RTL in a closed loop; independent of the golden model. ``record``: see `RtlAccelerator.run`."""
-    run = _rtl(job.config).run(job.with_input(tensor), program=job.program, trace=memory, layers=len(job.tiles) + 1, record=record)
-    result = Result(status=run.status, cycles=run.counters["cycles"], layers=run.layers, counters=run.counters,
-                    output=job.output(run.memory), config=job.config)
-    return (result, run) if record else result
+def verify(job, tensor, *, memory=None):
+    """Run a job on RTL and model and compare every signal of every cycle, see :func:`neuroflex.tb.compare.compare_job`."""
+    from neuroflex.tb.compare import compare_job
+
+    done = compare_job(_rtl(job.config), job, tensor, memory=memory)
+    results = {}
+    for name, run, output in (("model", done.model, done.model.output), ("rtl", done.run, done.output)):
+        results[name] = Result(status=run.status, cycles=run.counters["cycles"], layers=run.layers, counters=run.counters,
+                               output=output, config=job.config)
+    return Verdict(cycles=done.cycles, cycle_mismatches=done.cycle_mismatches, value_mismatches=done.value_mismatches, first=done.first,
+                   **results)
+
+
+def energy_pj(job, tensor):
+    """Energy of a job in pJ: events counted for this very input, times coefficients that are assumed (`neuroflex.sim.energy`)."""
+    trace = evaluate(job.network, np.asarray(tensor)[None], quantised=True)
+    total = 0.0
+    for tile in job.tiles:
+        layer = job.network.layer(tile.layer)
+        costs = column_costs(job.network, layer, trace.layers[layer.name], job.config)
+        total += float(costs.energy[tile.core, tile.columns].sum())
+    return total
+
+
+def timeline(job, tensor, *, memory=None):
+    """When each PE issued matches: arrays ``core``, ``pe``, ``start``, ``end`` (cycles, end exclusive), ``layer`` (descriptor).
+
+    Stretches closer than 16 cycles are joined, so that a picture of a whole network stays small.
+    """
+    memory = memory or MemoryTrace.constant()
+    cycles = simulate_job(job, tensor, memory).finished_at + 1
+    record = simulate_job(job, tensor, memory, cycles=cycles).record
+    layers = record.rows[:, FIELDS.index("layer")]
+    found = []
+    for core, matches in ((Core.ANN, record.ann_matches), (Core.SNN, record.snn_matches)):
+        for pe in range(matches.shape[1]):
+            at = np.flatnonzero(matches[:, pe])
+            if len(at):
+                gaps = np.flatnonzero((np.diff(at) > 16) | (np.diff(layers[at]) != 0))
+                starts, ends = at[np.concatenate([[0], gaps + 1])], at[np.concatenate([gaps, [len(at) - 1]])] + 1
+                found += [(int(core), pe, s, e, layers[s]) for s, e in zip(starts, ends)]
+    table = np.array(found, np.int64).reshape(-1, 5)
+    return dict(zip(("core", "pe", "start", "end", "layer"), table.T))
