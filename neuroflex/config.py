@@ -166,7 +166,7 @@ class ArchConfig:
 
 PRESETS = {config.name: config for config in (
     ArchConfig(name="tiny", chunk_bits=32, ann_pes=2, snn_pes=2, columns_per_pe=16, value_lines=1024, mask_pairs=512,
-               laggy_adders=8, cache_banks=4, cache_ways=4, cache_sets=32, ann_acc_bits=26, snn_acc_bits=20,
+               laggy_adders=8, cache_banks=4, cache_ways=4, cache_sets=128, ann_acc_bits=26, snn_acc_bits=20,
                theta_bits=22, address_bits=20),
     ArchConfig(name="small", chunk_bits=64, ann_pes=4, snn_pes=4, value_lines=1024, mask_pairs=512),
     ArchConfig(name="pynq_z2", chunk_bits=64, ann_pes=8, snn_pes=8, value_lines=512, mask_pairs=512,
