@@ -1,0 +1,160 @@
+"""What the commands share: options, output as tables or JSON, progress, and errors that help."""
+import functools
+import json
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+__all__ = ["CheckFailed", "config_option", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
+           "memory_options", "memory_trace", "policy_option", "progress", "seed_option", "table"]
+
+POLICIES = ("hybrid", "all_ann", "all_snn", "layerwise", "random")
+
+errors = Console(stderr=True)       # progress and messages: standard output is for results
+output = Console()
+
+
+class CheckFailed(click.ClickException):
+    """What was checked does not hold."""
+
+    exit_code = 1
+
+
+# --- options -------------------------------------------------------------------------------------------
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and nothing else.")
+config_option = click.option("--config", "config_name", default="tiny", show_default=True, metavar="NAME|FILE",
+                             help="A preset (tiny, small, pynq_z2, paper) or a TOML file.")
+policy_option = click.option("--policy", type=click.Choice(POLICIES), default="hybrid", show_default=True,
+                             help="How columns are split between the cores.")
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn at random.")
+
+
+def _stack(*options):
+    def decorate(function):
+        return functools.reduce(lambda f, option: option(f), reversed(options), function)
+    return decorate
+
+
+images_options = _stack(
+    click.option("--images", "count", type=click.IntRange(1), default=1, show_default=True, help="How many test images."),
+    click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="Number of the first one."),
+    click.option("--input", "input_file", type=click.Path(dir_okay=False, path_type=Path),
+                 help="Images of your own instead: a .npy file, raw pixels (n, C, H, W)."))
+memory_options = _stack(
+    click.option("--latency", type=click.IntRange(1), default=20, show_default=True, help="Cycles that memory takes to answer a read."),
+    click.option("--memory-seed", type=int, help="Draw readiness and latencies (1 to 60 cycles) at random instead."))
+
+
+def memory_trace(latency, memory_seed):
+    """The memory behind the accelerator that the options describe."""
+    from neuroflex.sim.memory import MemoryTrace
+
+    if memory_seed is None:
+        return MemoryTrace.constant(latency)
+    return MemoryTrace.random(np.random.default_rng(memory_seed))
+
+
+# --- input ---------------------------------------------------------------------------------------------
+def load_network(name):
+    """A network by zoo name or file."""
+    from neuroflex import zoo
+    from neuroflex.compiler.network import Network
+
+    if name in zoo.names():
+        return zoo.load(name)
+    if not Path(name).is_file():
+        raise click.UsageError(f"{name!r} is neither a network of the zoo ({', '.join(zoo.names())}) nor a file")
+    return Network.load(name)
+
+
+def is_image(path):
+    """Whether a file says that it is a program image."""
+    from neuroflex.compiler.image import MAGIC
+
+    path = Path(path)
+    return path.is_file() and path.open("rb").read(len(MAGIC)) == MAGIC
+
+
+def load_job(program, config_name, policy, seed):
+    """A job from a program image, or from a network compiled here and now."""
+    from neuroflex import flow
+    from neuroflex.config import load_config
+    from neuroflex.program import open_image
+
+    if is_image(program):
+        return open_image(program)[0]
+    return flow.compile_network(load_network(program), load_config(config_name), policy=policy, seed=seed)
+
+
+def input_tensors(network, count, first, input_file):
+    """Levels (n, C, H, W) of the chosen images, and their labels or None."""
+    from neuroflex.sim.network import quantise
+
+    if input_file is not None:
+        try:
+            images = np.load(input_file, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise click.UsageError(f"{input_file}: not a .npy file of numbers: {error}") from None
+        if images.ndim == 3:
+            images = images[None]
+        if images.ndim != 4 or images.shape[1:] != network.input.image_shape:
+            raise click.UsageError(f"{input_file}: shape {images.shape}; network {network.name!r} takes images of shape "
+                                   f"(n, {', '.join(map(str, network.input.image_shape))})")
+        return quantise(network.input, images[first:first + count]), None
+    if network.examples is None:
+        raise click.UsageError(f"network {network.name!r} holds no test images; give some with --input")
+    images = network.examples.test_images[first:first + count]
+    if len(images) < count:
+        raise click.UsageError(f"network {network.name!r} holds {len(network.examples.test_images)} test images; images {first} to "
+                               f"{first + count - 1} were asked for")
+    return quantise(network.input, images), network.examples.test_labels[first:first + count]
+
+
+# --- output --------------------------------------------------------------------------------------------
+def _plain(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def emit(as_json, result, *renderables):
+    """Print ``result`` as JSON, or else the tables and texts."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2, default=_plain) + "\n")
+    else:
+        for item in renderables:
+            output.print(item)
+
+
+def figure(value):
+    """A number as people read it."""
+    if isinstance(value, float):
+        return f"{value:,.3f}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else str(value)
+
+
+def table(title, columns, rows):
+    """A table; numbers go to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    rows = [list(row) for row in rows]
+    for i, name in enumerate(columns):
+        numeric = rows and all(isinstance(row[i], (int, float, np.number)) for row in rows)
+        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(figure(value) for value in row))
+    return made
+
+
+def progress():
+    """A progress display on standard error."""
+    return Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                    TimeElapsedColumn(), console=errors, transient=False)

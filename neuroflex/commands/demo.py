@@ -1,0 +1,64 @@
+"""``neuroflex demo``"""
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from neuroflex.commands.common import CheckFailed, config_option, emit, errors, json_option, load_network, progress, seed_option, table
+
+__all__ = ["command"]
+
+
+class Display:
+    """Numbered steps with their times, on standard error."""
+
+    def __init__(self, steps):
+        self.steps, self.number = steps, 0
+
+    @contextmanager
+    def step(self, text):
+        self.number += 1
+        started = time.monotonic()
+        errors.print(f"[bold]\\[{self.number}/{self.steps}][/bold] {text} ...")
+        with errors.status(text):
+            yield
+        errors.print(f"      done, {time.monotonic() - started:.1f} s")
+
+    def track(self, items, text):
+        self.number += 1
+        errors.print(f"[bold]\\[{self.number}/{self.steps}][/bold] {text} ...")
+        with progress() as bar:
+            yield from bar.track(items, description="     ")
+
+
+@click.command("demo")
+@click.option("--output", "-o", "folder", default="build/demo", show_default=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for Verilog and report.")
+@click.option("--images", type=click.IntRange(1), default=10, show_default=True, help="Test images to run on RTL and model.")
+@click.option("--network", default="digits", show_default=True, help="Zoo name or network file.")
+@config_option
+@seed_option
+@json_option
+def command(folder, images, network, config_name, seed, as_json):
+    """From a trained network to a verified accelerator: schedule, Verilog, simulation, comparison in every cycle, report."""
+    started = time.monotonic()
+    errors.print("loading NeuroFlex ...")
+    from neuroflex.config import load_config
+    from neuroflex.demonstration import STEPS, demonstrate
+
+    config, loaded = load_config(config_name), load_network(network)
+    if loaded.examples is None or images > len(loaded.examples.test_images):
+        held = 0 if loaded.examples is None else len(loaded.examples.test_images)
+        raise click.UsageError(f"network {loaded.name!r} holds {held} test images, {images} were asked for")
+    summary = demonstrate(loaded, config, folder, images=images, seed=seed, show=Display(STEPS))
+    best = summary["edp"]["hybrid"]
+    rows = [("accuracy in integers", f"{100 * summary['accuracy_integer']:.2f} %"), ("images on RTL and model", images),
+            ("cycles, RTL", summary["rtl_cycles"]), ("cycles, model", summary["model_cycles"]),
+            ("cycles that differ", summary["cycle_mismatches"]), ("values that differ", summary["value_mismatches"]),
+            ("matches per ANN PE and cycle", summary["utilisation"]["ann"]), ("matches per SNN PE and cycle", summary["utilisation"]["snn"]),
+            *((f"EDP, {name} against hybrid (coefficients assumed)", f"{value / best:.2f}x") for name, value in summary["edp"].items())]
+    emit(as_json, summary, table(f"{summary['network']} on {summary['configuration']}", ("what", "value"), rows),
+         f"{time.monotonic() - started:.0f} s. Open {folder / 'report.html'}; the Verilog is in {folder / 'verilog'}.")
+    if summary["cycle_mismatches"] or summary["value_mismatches"]:
+        raise CheckFailed("RTL and golden model differ: see the report, and `neuroflex verify` for the first difference")

@@ -1,0 +1,31 @@
+"""``neuroflex generate``"""
+from pathlib import Path
+
+import click
+
+from neuroflex.commands.common import CheckFailed, config_option, emit, errors, json_option, table
+
+__all__ = ["command"]
+
+
+@click.command("generate")
+@config_option
+@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
+@click.option("--lint", is_flag=True, help="Check the Verilog with `verilator --lint-only -Wall`; exit 1 if it warns.")
+@json_option
+def command(config_name, folder, lint, as_json):
+    """Write an accelerator's Verilog (one file per module), register map (C header, JSON, Markdown), file list and configuration."""
+    from neuroflex.config import load_config
+    from neuroflex.generate import generate
+
+    config = load_config(config_name)
+    with errors.status(f"generating {config.name}"):
+        done = generate(config, folder, lint=lint)
+    result = {"folder": folder, "top": done.top, "files": done.files, "warnings": None if done.warnings is None else list(done.warnings)}
+    rows = [("top module", done.top), ("Verilog modules", sum(path.endswith(".v") for path in done.files)),
+            ("file list", f"{folder / done.top}.f"), ("registers", ", ".join(p for p in done.files if p.startswith("registers")))]
+    if lint:
+        rows.append(("lint", "clean" if not done.warnings else f"{len(done.warnings)} warnings"))
+    emit(as_json, result, table(f"{folder}", ("what", "value"), rows))
+    if done.warnings:
+        raise CheckFailed("Verilator warns:\n" + "\n".join(done.warnings))

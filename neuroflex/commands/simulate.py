@@ -1,0 +1,56 @@
+"""``neuroflex simulate``"""
+import time
+
+import click
+import numpy as np
+
+from neuroflex.commands.common import (CheckFailed, config_option, emit, errors, images_options, input_tensors, json_option, load_job,
+                                       memory_options, memory_trace, policy_option, progress, seed_option, table)
+
+__all__ = ["command"]
+
+
+@click.command("simulate")
+@click.argument("program")
+@click.option("--engine", type=click.Choice(("model", "rtl")), default="model", show_default=True,
+              help="Golden model, or Verilated RTL; the numbers are the same.")
+@config_option
+@policy_option
+@seed_option
+@images_options
+@memory_options
+@json_option
+def command(program, engine, config_name, policy, seed, count, first, input_file, latency, memory_seed, as_json):
+    """Run PROGRAM, a program image or a network (file or zoo name), image by image."""
+    from neuroflex import flow
+    from neuroflex.formats import Status
+
+    simulate = {"model": flow.simulate_model, "rtl": flow.simulate_rtl}[engine]
+    memory = memory_trace(latency, memory_seed)
+    with errors.status("compiling"):
+        job = load_job(program, config_name, policy, seed)
+    tensors, labels = input_tensors(job.network, count, first, input_file)
+    runs, started = [], time.monotonic()
+    with progress() as bar:
+        for number, tensor in enumerate(bar.track(tensors, description=f"{engine} of {job.network.name} on {job.config.name}")):
+            result = flow_result(simulate(job, tensor, memory=memory))
+            result |= {"image": first + number, "label": None if labels is None else int(labels[number])}
+            runs.append(result)
+    answer = {"engine": engine, "network": job.network.name, "configuration": job.config.name, "runs": runs}
+    emit(as_json, answer,
+         table(f"{job.network.name} on {job.config.name}, {engine}",
+               ("image", "label", "answer", "status", "cycles", "matches ANN", "matches SNN", "use ANN", "use SNN"),
+               ((r["image"], "-" if r["label"] is None else r["label"], r["answer"], r["status"], r["cycles"],
+                 r["counters"]["matches_ann"], r["counters"]["matches_snn"], r["utilisation"]["ann"], r["utilisation"]["snn"])
+                for r in runs)),
+         f"{sum(r['cycles'] for r in runs):,} cycles in {time.monotonic() - started:.1f} s")
+    for result in runs:
+        if result["status"] != Status.DONE.name:
+            raise CheckFailed(f"image {result['image']}: the job ended with status {result['status']}, not DONE")
+
+
+def flow_result(result):
+    """A `neuroflex.flow.Result` as JSON values."""
+    return {"status": result.status.name, "cycles": int(result.cycles), "counters": {k: int(v) for k, v in result.counters.items()},
+            "layers": result.layers.tolist(), "utilisation": result.utilisation, "answer": int(np.argmax(result.output.reshape(-1))),
+            "output": result.output.reshape(-1).tolist()}

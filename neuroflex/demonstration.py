@@ -1,0 +1,137 @@
+"""The demonstration: a trained network becomes Verilog that equals its golden model, cycle by cycle."""
+import json
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from neuroflex import flow
+from neuroflex.compiler.schedule import profile
+from neuroflex.formats import Core, StallCause
+from neuroflex.generate import MANIFEST, generate, sources_digest
+from neuroflex.report import Report, write_report
+from neuroflex.sim.cost import column_costs
+from neuroflex.sim.network import classify, quantise
+
+__all__ = ["STEPS", "Silent", "demonstrate"]
+
+STEPS = 7
+
+
+class Silent:
+    """Tells nobody what the demonstration is doing; a display has the same two methods."""
+
+    @contextmanager
+    def step(self, text):
+        """A step begins; it ends with the block."""
+        yield
+
+    def track(self, items, text):
+        """Passes items on, one after another."""
+        return items
+
+
+def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
+    """Run the whole flow and write its report.
+
+    Parameters
+    ----------
+    network : neuroflex.compiler.network.Network
+        With test and calibration images.
+    config : ArchConfig
+    folder : path
+        Gets ``verilog/``, ``report.json`` and ``report.html``.
+    images : int
+        Test images to run on RTL and model.
+    seed : int
+        Of the random policy.
+    show : object, optional
+        Progress display, see `Silent`.
+
+    Returns
+    -------
+    dict
+        The content of ``report.json``.
+    """
+    show, folder = show or Silent(), Path(folder)
+    examples = network.examples
+    if not 1 <= images <= len(examples.test_images):
+        raise ValueError(f"images = {images}: network {network.name!r} holds {len(examples.test_images)} test images")
+    tensors, labels = quantise(network.input, examples.test_images[:images]), examples.test_labels[:images]
+
+    with show.step(f"classify {len(examples.test_images)} test images with integers"):
+        accuracy = float((classify(network, examples.test_images) == examples.test_labels).mean())
+    with show.step("split the columns over the two cores, five policies"):
+        jobs = {policy: flow.compile_network(network, config, policy=policy, seed=seed) for policy in flow.POLICIES}
+        job = jobs["hybrid"]
+    with show.step(f"write the Verilog of {config.name}"):
+        _generate(config, folder / "verilog")
+    with show.step("build the simulator and run the first image on it; meanwhile compile the golden model"):
+        _build(job, tensors[0])
+    verdicts = [flow.verify(job, tensor) for tensor in show.track(tensors, "compare RTL and golden model in every cycle")]
+    edp = {policy: float(np.mean([flow.energy_pj(other, tensor) * (verdict.model if other is job else flow.simulate_model(other, tensor)).cycles
+                                  for tensor, verdict in zip(tensors, verdicts)]))
+           for policy, other in show.track(list(jobs.items()), "energy-delay product of the policies")}
+    with show.step("draw the report"):
+        sums = np.sum([verdict.rtl.layers for verdict in verdicts], axis=0) / images
+        summary = {
+            "network": network.name, "configuration": config.name, "seed": seed, "images": images,
+            "accuracy_float": network.metadata.get("accuracy_float"), "accuracy_integer": accuracy,
+            "model_cycles": sum(int(v.model.cycles) for v in verdicts), "rtl_cycles": sum(int(v.rtl.cycles) for v in verdicts),
+            "cycle_mismatches": sum(int(v.cycle_mismatches) for v in verdicts),
+            "value_mismatches": sum(int(v.value_mismatches) for v in verdicts),
+            "utilisation": _utilisation(sums, config), "edp": edp}
+        write_report(Report(
+            summary=summary, config=config, columns=_columns(job), layers=[tile.layer for tile in job.tiles], sums=sums[:len(job.tiles)],
+            timeline=flow.timeline(job, tensors[0]),
+            samples=[(image, int(label), int(np.argmax(v.rtl.output))) for image, label, v in zip(examples.test_images, labels, verdicts)],
+        ), folder)
+    return summary
+
+
+def _generate(config, folder):
+    """Generate, unless the folder holds what the same sources made."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        manifest = {}
+    if manifest.get("sources") != sources_digest() or manifest.get("configuration") != config.to_dict():
+        generate(config, folder)
+
+
+def _build(job, tensor):
+    """Build simulator and model at the same time: one is mostly g++, the other Numba."""
+    failed = []
+
+    def rtl():
+        try:
+            flow.simulate_rtl(job, tensor)
+        except BaseException as error:      # raised again where the caller sees it
+            failed.append(error)
+
+    thread = threading.Thread(target=rtl)
+    thread.start()
+    flow.simulate_model(job, tensor)
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _utilisation(sums, config):
+    run = sums[:, [cause for cause in StallCause if cause not in (StallCause.CONTROL, StallCause.LOAD)]].sum()
+    return {core.name.lower(): float(sums[:, len(StallCause) + core].sum() / (pes * max(run, 1)))
+            for core, pes in ((Core.ANN, config.ann_pes), (Core.SNN, config.snn_pes))}
+
+
+def _columns(job):
+    """Costs and split of each layer's columns."""
+    trace, found = profile(job.network), {}
+    for layer in job.network.layers:
+        costs = column_costs(job.network, layer, trace.layers[layer.name], job.config)
+        core = np.zeros(layer.columns, np.int64)
+        for tile in job.tiles:
+            if tile.layer == layer.name:
+                core[tile.columns] = tile.core
+        found[layer.name] = {"delay": costs.delay, "energy": costs.energy, "core": core, "spiking": costs.spiking}
+    return found

@@ -1,0 +1,80 @@
+"""One synthetic sparse layer, measured on RTL and golden model."""
+import dataclasses
+import time
+
+import numpy as np
+
+from neuroflex import flow
+from neuroflex.compiler.network import Examples
+from neuroflex.compiler.synthetic import synthetic_layer
+from neuroflex.formats import Core, StallCause
+
+__all__ = ["measure_layer", "profiled_layer"]
+
+
+def profiled_layer(**options):
+    """`synthetic_layer` whose network carries its own input as calibration data: ``(network, tensor (K, M, 1))``."""
+    network, tensor = synthetic_layer(**options)
+    examples = Examples(test_images=tensor, test_labels=np.zeros(1, np.uint8), calibration_images=tensor)
+    return dataclasses.replace(network, examples=examples), tensor[0]
+
+
+def measure_layer(config, *, rows, inputs, columns, activation_density, weight_density, levels=4, seed=0, policy="hybrid", rtl=True,
+                  memory=None):
+    """Cycles, matches, utilisation and stalls of a layer.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    rows, inputs, columns, activation_density, weight_density, levels, seed
+        See :func:`neuroflex.compiler.synthetic.synthetic_layer`.
+    policy : str
+        See ``neuroflex.flow.POLICIES``.
+    rtl : bool
+        Measure on the RTL too, and compare.
+    memory : MemoryTrace, optional
+
+    Returns
+    -------
+    dict
+        ``model`` and ``rtl`` (None when not asked for): status, cycles, matches, stalls by cause; utilisation (matches per PE and
+        cycle) of each core over the run phase, and ``utilisation_all`` over all cycles; seconds. ``equal``: whether counters, sums
+        per layer and outputs agree. ``joins``: (row, chunk, column) triples, and how many per second the model predicts.
+    """
+    network, tensor = profiled_layer(rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
+                                     weight_density=weight_density, levels=levels, seed=seed)
+    job = flow.compile_network(network, config, policy=policy, seed=seed)
+    flow.simulate_model(job, tensor, memory=memory)     # compiles the model's loops
+    model, model_seconds = _timed(flow.simulate_model, job, tensor, memory)
+    # A row is padded to whole chunks for each column.
+    joins = rows * -(-inputs // config.chunk_bits) * columns
+    result = {"layer": {"rows": rows, "inputs": inputs, "columns": columns, "activation_density": activation_density,
+                        "weight_density": weight_density, "levels": levels, "seed": seed},
+              "configuration": config.name, "policy": policy,
+              "tiles": [{"columns": len(tile.columns), "ann": int((tile.core == Core.ANN).sum()), "snn": int((tile.core == Core.SNN).sum()),
+                         "groups": 1 << tile.groups_log2} for tile in job.tiles],
+              "model": _figures(model, config, model_seconds), "rtl": None, "equal": None,
+              "joins": joins, "model_joins_per_second": joins / model_seconds,
+              "energy_pj": flow.energy_pj(job, tensor)}
+    result["edp"] = result["energy_pj"] * model.cycles
+    if rtl:
+        measured, seconds = _timed(flow.simulate_rtl, job, tensor, memory)
+        result["rtl"] = _figures(measured, config, seconds)
+        result["equal"] = bool(measured.status == model.status and measured.counters == model.counters
+                               and np.array_equal(measured.layers, model.layers) and np.array_equal(measured.output, model.output))
+    return result
+
+
+def _timed(run, job, tensor, memory):
+    started = time.perf_counter()
+    result = run(job, tensor, memory=memory)
+    return result, time.perf_counter() - started
+
+
+def _figures(result, config, seconds):
+    stalls = {cause.name.lower(): int(result.layers[:, cause].sum()) for cause in StallCause}
+    matches = {core.name.lower(): int(result.counters[f"matches_{core.name.lower()}"]) for core in Core}
+    pes = {"ann": config.ann_pes, "snn": config.snn_pes}
+    return {"status": result.status.name, "cycles": int(result.cycles), "matches": matches, "utilisation": result.utilisation,
+            "utilisation_all": {core: matches[core] / (pes[core] * max(result.cycles, 1)) for core in pes}, "stalls": stalls,
+            "counters": {name: int(value) for name, value in result.counters.items()}, "seconds": seconds}

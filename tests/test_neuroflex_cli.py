@@ -1,0 +1,95 @@
+"""The command line: results as JSON, exit codes, messages for people."""
+import json
+
+import numpy as np
+import pytest
+
+from neuroflex.cli import main
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command with --json; gives exit code, JSON, and what went to standard error."""
+    def run(*arguments):
+        code = main([*map(str, arguments), "--json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out), err
+    return run
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "digits.nfx"
+    assert main(["compile", "digits", "-o", str(path)]) == 0
+    return path
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in ("demo", "compile", "generate", "simulate", "verify", "bench", "info"):
+        assert f"  {name} " in text
+        assert main([name, "--help"]) == 0
+        assert "--json" in capsys.readouterr().out
+
+
+def test_info(call, image):
+    assert {"tiny", "small", "pynq_z2", "paper"} <= set(call("info")[1]["presets"])
+    assert call("info", "paper")[1]["derived"]["cache_bytes"] == 256 * 1024
+    assert [layer["name"] for layer in call("info", "digits")[1]["layers"]][-1] == "logits"
+    about = call("info", image)[1]
+    assert about["about"]["policy"] == "hybrid" and about["configuration"]["name"] == "tiny"
+
+
+def test_image_and_network_give_the_same_numbers(call, image):
+    _, of_image, _ = call("simulate", image, "--images", 2)
+    code, of_network, _ = call("simulate", "digits", "--images", 2)
+    assert code == 0 and of_image == of_network
+    assert [run["answer"] for run in of_image["runs"]] == [run["label"] for run in of_image["runs"]]
+    assert all(run["status"] == "DONE" and run["counters"]["cycles"] == run["cycles"] for run in of_image["runs"])
+
+
+def test_slower_memory_takes_longer(call, image):
+    fast, slow = (call("simulate", image, "--latency", latency)[1]["runs"][0] for latency in (5, 200))
+    assert fast["cycles"] < slow["cycles"] and fast["output"] == slow["output"]
+
+
+def test_images_of_your_own(call, tmp_path):
+    from neuroflex import zoo
+
+    np.save(tmp_path / "one.npy", zoo.load("digits").examples.test_images[3:4])
+    mine, kept = call("simulate", "digits", "--input", tmp_path / "one.npy"), call("simulate", "digits", "--first", 3)
+    assert mine[1]["runs"][0]["output"] == kept[1]["runs"][0]["output"]
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["info", "nothing"], "no preset (tiny"),
+    (["simulate", "nothing"], "neither a network of the zoo (digits"),
+    (["simulate", "digits", "--config", "huge"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),
+    (["simulate", "digits", "--first", "359", "--images", "2"], "holds 360 test images"),
+    (["simulate", "digits", "--engine", "guess"], "'model', 'rtl'"),
+    (["simulate", "digits", "--input", "missing.npy"], "missing.npy"),
+    (["compile", "digits"], "'--output'"),
+    (["bogus"], "No such command"),
+])
+def test_wrong_calls_say_what_would_be_right(call, arguments, says):
+    code, answer, err = call(*arguments)
+    assert code == 2 and says in answer["error"] and "Traceback" not in err
+
+
+def test_bad_files_are_refused(call, tmp_path, image):
+    broken = tmp_path / "broken.nfx"
+    content = bytearray(image.read_bytes())
+    content[-1] ^= 1
+    broken.write_bytes(content)
+    code, answer, _ = call("simulate", broken)
+    assert code == 2 and "checksum does not match" in answer["error"]
+    (tmp_path / "bad.toml").write_text("slots = 5\n")
+    code, answer, _ = call("info", tmp_path / "bad.toml")
+    assert code == 2 and "slots = 5: must be a power of two" in answer["error"]
+    (tmp_path / "bad.npz").write_bytes(b"nothing")
+    code, answer, _ = call("info", tmp_path / "bad.npz")
+    assert code == 2 and "not a network file" in answer["error"]
+    np.save(tmp_path / "shape.npy", np.zeros((1, 1, 9, 9)))
+    code, answer, _ = call("simulate", "digits", "--input", tmp_path / "shape.npy")
+    assert code == 2 and "takes images of shape (n, 1, 8, 8)" in answer["error"]

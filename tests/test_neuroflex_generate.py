@@ -1,0 +1,80 @@
+"""What `generate` writes: complete, deterministic, clean, and never half of it."""
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from neuroflex import generate as module
+from neuroflex.config import PRESETS, ArchConfig
+from neuroflex.generate import MANIFEST, GenerateError, generate, parameter_header
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    """The tiny preset, generated once, linted."""
+    return generate(PRESETS["tiny"], tmp_path_factory.mktemp("generate") / "out", lint=True)
+
+
+def test_lint_is_clean(generated):
+    assert generated.warnings == ()
+
+
+def test_every_file_is_listed(generated):
+    folder = generated.folder
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == set(generated.files) | {MANIFEST}
+    listed = (folder / f"{generated.top}.f").read_text().split()
+    assert sorted(listed) == sorted(path for path in found if path.endswith(".v"))
+    assert listed[-1] == f"rtl/{generated.top}.v"
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for path, digest in manifest["files"].items():
+        assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == digest
+
+
+def test_one_module_per_file(generated):
+    for path in (generated.folder / "rtl").iterdir():
+        lines = [line for line in path.read_text().splitlines() if line.startswith("module ")]
+        assert len(lines) == 1 and lines[0].startswith(f"module {path.stem}(")
+
+
+def test_header_names_every_parameter(generated):
+    top = (generated.folder / "rtl" / f"{generated.top}.v").read_text().split("module ", 1)[0]
+    words = " ".join(top.replace("//", " ").split())
+    for field in dataclasses.fields(ArchConfig):
+        assert f" {field.name} {getattr(PRESETS['tiny'], field.name)} {field.metadata['doc']}" in words
+
+
+def test_configuration_and_registers_read_back(generated):
+    assert ArchConfig.from_toml((generated.folder / "config.toml").read_text()) == PRESETS["tiny"]
+    names = {register["name"] for register in json.loads((generated.folder / "registers.json").read_text())}
+    header = (generated.folder / "registers.h").read_text()
+    table = (generated.folder / "registers.md").read_text()
+    for name in names:
+        assert f"#define NEUROFLEX_{name.upper()} " in header and f"| {name} |" in table
+
+
+def test_again_gives_the_same_bytes(generated):
+    assert generate(PRESETS["tiny"], generated.folder).files == generated.files
+
+
+def test_foreign_folder_is_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(GenerateError, match="holds files that were not generated"):
+        generate(PRESETS["tiny"], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_failure_leaves_the_old_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    monkeypatch.setattr(module, "design_files", lambda config: {"a.txt": "old"})
+    generate(PRESETS["tiny"], folder)
+    monkeypatch.setattr(module, "design_files", lambda config: {"a.txt": "new", "b.txt": object()})
+    with pytest.raises((TypeError, AttributeError)):
+        generate(PRESETS["tiny"], folder)
+    assert (folder / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_header_wraps_long_meanings():
+    assert max(map(len, parameter_header(PRESETS["paper"]).splitlines())) <= 120
