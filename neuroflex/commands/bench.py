@@ -1,7 +1,7 @@
 """``neuroflex bench``"""
 import click
 
-from neuroflex.commands.common import (POLICIES, CheckFailed, emit, errors, json_option, memory_options, memory_trace, seed_option, table)
+from neuroflex.commands.common import (POLICIES, CheckFailed, emit, errors, figure, json_option, memory_options, memory_trace, seed_option, table)
 
 __all__ = ["command"]
 
@@ -41,18 +41,29 @@ def command(rows, inputs, columns, activation_density, weight_density, levels, c
             runs.append(measure_layer(config, rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
                                       weight_density=weight_density, levels=levels, seed=seed, policy=policy, rtl=engine == "both",
                                       memory=memory_trace(latency, memory_seed)))
-    sides = [(run["policy"], side, run[side]) for run in runs for side in ("rtl", "model") if run[side]]
-    emit(as_json, runs[0] if len(runs) == 1 else {"runs": runs},
-         table(f"{rows} x {inputs} x {columns}, densities {activation_density} x {weight_density}, on {config.name}",
-               ("policy", "side", "cycles", "ANN matches", "SNN matches", "ANN use", "SNN use", "ANN use, all", "SNN use, all"),
-               ((policy, side, f["cycles"], *f["matches"].values(), *f["utilisation"].values(), *f["utilisation_all"].values())
-                for policy, side, f in sides)),
-         table("Cycles by cause", ("policy", "side", *sides[0][2]["stalls"]), ((p, side, *f["stalls"].values()) for p, side, f in sides)),
-         table("Model and policies", ("policy", "RTL = model", "joins/s of the model", "EDP (coefficients assumed), pJ x cycles"),
-               ((run["policy"], "-" if run["equal"] is None else "yes" if run["equal"] else "NO", run["model_joins_per_second"], run["edp"])
-                for run in runs)))
+    emit(as_json, runs[0] if len(runs) == 1 else {"runs": runs}, _table(config, runs, rows, inputs, columns),
+         "use: matches per PE and cycle, over the run phase and over all cycles; assumed: from coefficients that were not measured")
     for run in runs:
         if run["equal"] is False:
             raise CheckFailed(f"{run['policy']}: RTL and model differ")
         if run["model"]["status"] != "DONE":
             raise CheckFailed(f"{run['policy']}: the job ended with {run['model']['status']}")
+
+
+def _table(config, runs, rows, inputs, columns):
+    """One column for each policy, two where RTL and model differ."""
+    sides = [(run, run[side], side) for run in runs
+             for side in (("rtl", "model") if run["equal"] is False else ("rtl",) if run["rtl"] else ("model",))]
+    lines = [("measured on", [side for _, _, side in sides]),
+             ("RTL = model", ["-" if run["equal"] is None else "yes" if run["equal"] else "NO" for run, _, _ in sides]),
+             ("cycles", [figures["cycles"] for _, figures, _ in sides])]
+    lines += [(f"  {cause}", [figures["stalls"][cause] for _, figures, _ in sides]) for cause in sides[0][1]["stalls"]]
+    for core in ("ann", "snn"):
+        lines += [(f"matches, {core.upper()}", [figures["matches"][core] for _, figures, _ in sides]),
+                  (f"{core.upper()} use, run", [figures["utilisation"][core] for _, figures, _ in sides]),
+                  (f"{core.upper()} use, all", [figures["utilisation_all"][core] for _, figures, _ in sides])]
+    lines += [("energy, pJ (assumed)", [run["energy_pj"] for run, _, _ in sides]),
+              ("EDP, pJ x cycles (assumed)", [f"{run['edp']:.4g}" for run, _, _ in sides]),
+              ("joins/s of the model", [round(run["model_joins_per_second"]) for run, _, _ in sides])]
+    return table(f"{rows} x {inputs} x {columns} on {config.name}", ("", *(run["policy"] for run, _, _ in sides)),
+                 ((name, *map(figure, values)) for name, values in lines))

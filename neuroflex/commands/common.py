@@ -76,8 +76,10 @@ def is_image(path):
     """Whether a file says that it is a program image."""
     from neuroflex.compiler.image import MAGIC
 
-    path = Path(path)
-    return path.is_file() and path.open("rb").read(len(MAGIC)) == MAGIC
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def load_job(program, config_name, policy, seed):
