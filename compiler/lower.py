@@ -6,7 +6,7 @@ import numpy as np
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES, Core, Opcode, descriptor_lines, pack_descriptor, unpack_descriptor
 
-__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "lower", "plan_tiles", "tensor_lines", "tensor_from_lines"]
+__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "lower", "occupied", "plan_tiles", "tensor_lines", "tensor_from_lines"]
 
 
 class LoweringError(ValueError):
@@ -228,7 +228,23 @@ def _check_widths(network, layer, columns, core, config):
             raise LoweringError(f"{owner}: an SNN column would need {most} levels, snn_levels = {config.snn_levels}")
 
 
-def lower(network, config, assign, *, fetch_lines=None):
+def occupied(tensor, place, config):
+    """Nonzero levels of a tensor (C, H, W) by physical position, bool[H * W, chunks * chunk_bits]."""
+    spines = np.zeros((place.height * place.width, place.chunks * config.chunk_bits), bool)
+    spines[:, place.positions] = tensor.reshape(len(tensor), -1).T != 0
+    return spines
+
+
+def _fetch_lines(layer, placements, trace, config):
+    """Lines to fetch ahead per missing chunk: enough for all but one chunk in fifty of the first calibration image."""
+    if trace is None:
+        return CHUNK_LINES
+    counts = [occupied(trace.tensor(s.tensor)[0], placements[s.tensor], config).reshape(-1, config.chunk_bits).sum(axis=1)
+              for s in layer.sources]
+    return 1 + -(-int(np.quantile(np.concatenate(counts), 0.98, method="higher")) // config.line_bytes)
+
+
+def lower(network, config, assign, *, trace=None):
     """Lower a network.
 
     Parameters
@@ -238,8 +254,8 @@ def lower(network, config, assign, *, fetch_lines=None):
     assign : callable(layer, plan) → (core, pe, index), int arrays of len(plan.columns)
         The schedule of a tile. PE numbers are within a group, ``0 ... (PEs >> groups_log2) - 1``, numbered so
         that the columns per PE do not increase; ``index`` counts 0, 1, ... on each PE.
-    fetch_lines : dict, optional
-        Layer name → lines to fetch ahead per missing chunk; 9 where missing.
+    trace : neuroflex.sim.network.Trace, optional
+        Calibration run: says how many lines of a missing chunk to fetch ahead; all 9 without it.
 
     Returns
     -------
@@ -284,7 +300,7 @@ def lower(network, config, assign, *, fetch_lines=None):
             settings = {"out_height": height, "out_width": width, "out_first_chunk": first_chunk, "pool_h": layer.pool_h,
                         "pool_w": layer.pool_w, "groups_log2": plan.groups_log2, "ann_rounds": rounds[0], "snn_rounds": rounds[1],
                         "levels_in": int(network.input_levels(layer).max()) if rounds[1] else 0,
-                        "fetch_lines": (fetch_lines or {}).get(layer.name, CHUNK_LINES), "load_lines": len(stream),
+                        "fetch_lines": _fetch_lines(layer, placements, trace, config), "load_lines": len(stream),
                         "to_memory": int(layer is network.layers[-1])}
             for i, source in enumerate(layer.sources):
                 at = placements[source.tensor]

@@ -13,35 +13,42 @@ def _thresholds(rng, weights, density, levels_in, levels_out):
     return np.maximum((spread * 2 / levels_out * rng.uniform(0.5, 2, weights.shape[1])).astype(np.int64), 1)
 
 
-def synthetic_layer(*, rows, inputs, columns, activation_density, weight_density, levels=4, seed=0):
+def synthetic_layer(*, rows, inputs, columns, activation_density, weight_density, levels=4, kernel=1, seed=0):
     """One layer of random sparse integers, and an input for it.
 
     Parameters
     ----------
     rows, inputs, columns : int
-        M, K and N of the matrix product: M positions of spines of K channels, N output channels.
+        M, K and N of the matrix product.
     activation_density, weight_density : float
         Expected share of nonzero values, 0 … 1.
     levels : int
         Levels of the input and of every output; nonzero levels are uniform in 1 … ``levels``.
+    kernel : int
+        Size of the square window without padding: K = kernel² · channels, and the M positions form as square a grid as M allows.
+        With a window of 1 every activation is used once, with 3 nine times, so the cache has something to do.
     seed : int
 
     Returns
     -------
     network : Network
-    tensor : uint8 array (1, K, M, 1)
+    tensor : uint8 array (1, channels, height, width)
         Levels, as the accelerator reads them.
     """
+    if inputs % kernel ** 2:
+        raise NetworkError(f"inputs = {inputs} is no multiple of kernel² = {kernel ** 2}")
+    height = max(side for side in range(1, int(rows ** 0.5) + 1) if rows % side == 0)
+    shape = inputs // kernel ** 2, rows // height + kernel - 1, height + kernel - 1
     for name, value in (("activation_density", activation_density), ("weight_density", weight_density)):
         if not 0 <= value <= 1:
             raise NetworkError(f"{name} must be in 0 … 1, not {value!r}")
     rng = np.random.default_rng(seed)
     weights = rng.choice(np.r_[-127:0, 1:128], (inputs, columns)) * (rng.random((inputs, columns)) < weight_density)
-    tensor = rng.integers(1, levels + 1, (1, inputs, rows, 1)) * (rng.random((1, inputs, rows, 1)) < activation_density)
-    layer = Layer(name="layer", sources=[Source(tensor="input")], weights=weights, bias=np.zeros(columns, np.int64),
+    tensor = rng.integers(1, levels + 1, (1, *shape)) * (rng.random((1, *shape)) < activation_density)
+    layer = Layer(name="layer", sources=[Source(tensor="input", kernel_h=kernel, kernel_w=kernel)], weights=weights, bias=np.zeros(columns, np.int64),
                   theta=_thresholds(rng, weights, activation_density, levels, levels), levels=np.full(columns, levels))
     network = Network(name="synthetic", layers=[layer], metadata={"seed": seed},
-                      input=InputSpec(channels=inputs, height=rows, width=1, levels=levels, full_scale=float(levels)))
+                      input=InputSpec(channels=shape[0], height=shape[1], width=shape[2], levels=levels, full_scale=float(levels)))
     return network, tensor.astype(np.uint8)
 
 

@@ -171,7 +171,7 @@ PRESETS = {config.name: config for config in (
     ArchConfig(name="small", chunk_bits=64, ann_pes=4, snn_pes=4, value_lines=1024, mask_pairs=512),
     ArchConfig(name="pynq_z2", chunk_bits=64, ann_pes=8, snn_pes=8, value_lines=512, mask_pairs=512,
                cache_banks=4, cache_ways=4, cache_sets=256, snn_levels=4),
-    ArchConfig(name="paper", chunk_bits=128, ann_pes=16, snn_pes=16, value_lines=1024, mask_pairs=512,
+    ArchConfig(name="paper", chunk_bits=128, ann_pes=16, snn_pes=16, slots=8, value_lines=1024, mask_pairs=512,
                laggy_adders=32, cache_banks=16, cache_ways=16, cache_sets=64),
 )}
 

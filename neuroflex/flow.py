@@ -9,6 +9,7 @@ from neuroflex.compiler.lower import lower, plan_tiles
 from neuroflex.compiler.schedule import profile, schedule_network
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.sim.cost import column_costs
+from neuroflex.sim.energy import energy_table
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate
 from neuroflex.sim.run import simulate_job
@@ -16,7 +17,8 @@ from neuroflex.sim.top import FIELDS
 
 __all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "simulate_model", "simulate_rtl", "timeline", "verify"]
 
-POLICIES = {"hybrid": "min_edp", "all_ann": "all_ann", "all_snn": "all_snn", "layerwise": "layerwise", "random": "random"}
+POLICIES = {"hybrid": "min_edp", "all_ann": "all_ann", "all_snn": "all_snn", "layerwise": "layerwise", "random": "random",
+            "balanced": "min_edp"}
 _RUN_CAUSES = [int(c) for c in StallCause if c not in (StallCause.CONTROL, StallCause.LOAD)]
 
 
@@ -65,7 +67,7 @@ class Verdict:
     rtl: Result = field(repr=False, default=None)
 
 
-def compile_network(network, config, *, policy="hybrid", seed=0):
+def compile_network(network, config, *, policy="hybrid", seed=0, calibration=None):
     """Schedule and lower a network.
 
     Parameters
@@ -73,9 +75,11 @@ def compile_network(network, config, *, policy="hybrid", seed=0):
     network : neuroflex.compiler.network.Network
     config : ArchConfig
     policy : str
-        One of ``POLICIES``.
+        One of ``POLICIES``; ``balanced`` takes both cores' energies as equal, so that only the delay counts.
     seed : int
         For ``random``.
+    calibration : array (B, C, H, W), optional
+        Raw images to profile with; those kept with the network by default.
 
     Returns
     -------
@@ -84,8 +88,10 @@ def compile_network(network, config, *, policy="hybrid", seed=0):
     if policy not in POLICIES:
         raise ValueError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
     plans = {layer.name: plan_tiles(network, layer, config) for layer in network.layers}
-    schedules = schedule_network(network, config, profile(network), plans, method=POLICIES[policy], seed=seed)
-    return lower(network, config, schedules)
+    energy = {name: float(name == "join") for name in energy_table()} if policy == "balanced" else None
+    trace = profile(network, calibration)
+    schedules = schedule_network(network, config, trace, plans, method=POLICIES[policy], seed=seed, energy=energy)
+    return lower(network, config, schedules, trace=trace)
 
 
 def simulate_model(job, tensor, *, memory=None):

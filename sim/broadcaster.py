@@ -10,7 +10,7 @@ from neuroflex.formats import StallCause
 from neuroflex.queues import CHUNK_QUEUE, LINE_QUEUE
 from neuroflex.sim.walk import FIRST_CHUNK, GROUP, LAST_OF_LAYER, NEW_BLOCK, OUTSIDE, WALK_LATENCY
 
-__all__ = ["BUS_BEAT", "BUS_CHUNK", "BUS_FIRST", "BUS_LAST", "BUS_VALID", "CAUSE", "FETCH_CHUNK", "FETCH_VALID", "FINISHED",
+__all__ = ["BUS_BEAT", "BUS_CHUNK", "BUS_FIRST", "BUS_LAST", "BUS_VALID", "CAUSE", "CYCLE", "FETCH_CHUNK", "FETCH_VALID", "FINISHED",
            "READ_CHUNK", "READ_LINE", "READ_VALID", "broadcaster_init", "broadcaster_step"]
 
 _COUNT_LATENCY = 3    # cycles from a mask's answer until its number of value lines is known
@@ -23,7 +23,7 @@ _NEVER = 1 << 62
  FINISHED, CAUSE) = range(12)
 
 # What only the broadcaster knows: chunks and lines are numbered from 0 in a layer.
-(_CYCLE, _WALK_AT, _RUNNING, _SENT_ALL, _ROW_BUFFERS, _FETCH_AHEAD, _BLOCKS,
+(CYCLE, _WALK_AT, _RUNNING, _SENT_ALL, _ROW_BUFFERS, _FETCH_AHEAD, _BLOCKS,
  _ASKED, _ANSWERED,                                   # reads so far
  _FETCHED, _TAKEN, _VALUED, _SENT,                    # next chunk of: fetch walk, read walk, value reads, bus
  _VALUE_LINE,                                         # value lines asked for of chunk _VALUED
@@ -64,7 +64,7 @@ def broadcaster_step(state, chunks, lines, start, fetch_ready, read_ready, respo
     slot_free, row_free : int
         One bit per group.
     """
-    now = state[_CYCLE]
+    now = state[CYCLE]
     walking = state[_RUNNING] and now >= state[_WALK_AT]
     fetched, taken, valued, sent = state[_FETCHED], state[_TAKEN], state[_VALUED], state[_SENT]
     lines_asked, lines_there, lines_sent = state[_LINES_ASKED], state[_LINES_THERE], state[_LINES_SENT]
@@ -159,4 +159,4 @@ def broadcaster_step(state, chunks, lines, start, fetch_ready, read_ready, respo
     if start:
         state[_FETCHED:_LAYER_END] = 0
         state[_RUNNING], state[_SENT_ALL], state[_WALK_AT] = 1, 0, now + WALK_LATENCY
-    state[_CYCLE] = now + 1
+    state[CYCLE] = now + 1

@@ -10,7 +10,7 @@ from numba import njit
 
 from neuroflex.formats import CHUNK_LINES
 
-__all__ = ["PIPELINE", "compressor_block_done", "compressor_busy", "compressor_finished", "compressor_init", "compressor_start",
+__all__ = ["HEAD", "PIPELINE", "compressor_block_done", "compressor_busy", "compressor_finished", "compressor_init", "compressor_start",
            "compressor_step", "compressor_write_address", "compressor_write_is_mask", "compressor_write_valid",
            "compressor_y_bank", "compressor_y_index", "layer_rounds", "layout_rounds"]
 
@@ -27,7 +27,7 @@ _FILL, _LINES, _CHUNK, _SPINE, _FULL, _REST, _MASK, _VALUE_ADDRESS, _MASK_ADDRES
 # Pulses of this cycle
 _BLOCK_DONE, _FINISHED = range(28, 30)
 # Pipeline: a ring of tokens, 0 is a bubble
-_HEAD, _RING = 30, 31
+HEAD, _RING = 30, 31
 _SIZE = _RING + PIPELINE
 
 _CLOSING, _LAST_CHUNK, _LAST_ROUND, _COUNT = 1, 2, 3, 4      # bits of a token; bit 0: it is a round
@@ -182,10 +182,10 @@ def compressor_step(state, nonzeros, ann_columns, ann_done, snn_columns, snn_don
             state[_LAST] = 0
     if waiting:
         return 0
-    slot = _RING + state[_HEAD]
+    slot = _RING + state[HEAD]
     arrived = state[slot]
     state[slot] = _issue(state, nonzeros, ann_columns, ann_done, snn_columns, snn_done)
-    state[_HEAD] = state[_HEAD] + 1 if state[_HEAD] + 1 < PIPELINE else 0
+    state[HEAD] = state[HEAD] + 1 if state[HEAD] + 1 < PIPELINE else 0
     if arrived:
         _pack(state, arrived)
     return state[slot] & 1

@@ -6,11 +6,11 @@ import numpy as np
 from neuroflex.formats import DESCRIPTOR_WORDS, StallCause, Status, descriptor_lines
 from neuroflex.registers import COUNTERS
 from neuroflex.sim import sequencer, top
-from neuroflex.compiler.lower import dense_rows, tensor_lines
+from neuroflex.compiler.lower import dense_rows, occupied, tensor_lines
 from neuroflex.sim.network import evaluate
 from neuroflex.sim.workload import tile_workload
 
-__all__ = ["START_CYCLE", "ModelRun", "final_memory", "job_workloads", "simulate_job"]
+__all__ = ["START_CYCLE", "ModelRun", "final_memory", "job_workloads", "run_arrays", "simulate_job"]
 
 START_CYCLE = 5      # of the start pulse: three register writes, two cycles each
 _LIMIT = 1 << 40
@@ -49,20 +49,13 @@ def job_workloads(job, trace, image=0):
         sources = []
         for source in layer.sources:
             place = job.placements[source.tensor]
-            sources.append((place.base, _spines(trace.tensor(source.tensor)[image], place, config).reshape(-1, config.chunk_bits)))
-        out = _spines(trace.tensor(tile.layer)[image], job.placements[tile.layer], config)
+            sources.append((place.base, occupied(trace.tensor(source.tensor)[image], place, config).reshape(-1, config.chunk_bits)))
+        out = occupied(trace.tensor(tile.layer)[image], job.placements[tile.layer], config)
         first = tile.first_chunk * config.chunk_bits
         workload = tile_workload(tile, rows, sources, out[:, first:first + tile.chunks * config.chunk_bits],
                                  layer.levels[tile.columns].astype(np.int64), config)
         arrays.append(top.tile_arrays(workload, tile.settings, config))
     return arrays
-
-
-def _spines(tensor, place, config):
-    """Nonzero levels of a tensor (C, H, W) by physical position, bool[H * W, chunks * chunk_bits]."""
-    spines = np.zeros((place.height * place.width, place.chunks * config.chunk_bits), bool)
-    spines[:, place.positions] = tensor.reshape(len(tensor), -1).T != 0
-    return spines
 
 
 def final_memory(job, trace, image=0):

@@ -23,7 +23,8 @@ _PAST = -(1 << 40)
 _RING = 64
 
 # Scalars of TopState.
-(NOW, BUSY_CYCLES, HITS, MISSES, EVICTIONS, FINISHED_AT, CODE, LAYER) = range(8)
+(NOW, BUSY_CYCLES, HITS, MISSES, EVICTIONS, FINISHED_AT, CODE, LAYER, STILL) = range(9)
+_STILL = 5           # cycles without a visible move, beyond every fixed latency of the broadcaster, after which to look whether anything moves
 
 # Columns of a Recorder's row: what the outside and the probe show in a cycle.
 FIELDS = ("phase", "layer", "cause", "beat", "group", "first_beat", "last_beat", "first_chunk", "last_chunk", "write", "write_address",
@@ -62,6 +63,7 @@ class TopState(NamedTuple):
     guard_lines: np.ndarray     # ring of tokens in the guard's queue
     guard_heads: np.ndarray     # head of the two rings
     layers: np.ndarray          # sums per descriptor: causes, matches
+    seen: np.ndarray            # registers of broadcaster and compressor when all seemed still
 
 
 class TileArrays(NamedTuple):
@@ -139,13 +141,14 @@ def top_init(config, descriptors):
         return np.full((groups, _RING), value, np.int64)
 
     return TopState(
-        np.zeros(8, np.int64), sequencer.sequencer_init(), loader.loader_init(config), fibercache.cache_init(config),
+        np.zeros(9, np.int64), sequencer.sequencer_init(), loader.loader_init(config), fibercache.cache_init(config),
         memory_arbiter.arbiter_init(config), memory_guard.guard_init(), memory.memory_init(), broadcaster.broadcaster_init(config),
         compressor.compressor_init(config), _new_ann_state(config.ann_pes), snn_pe.new_snn_state(config.snn_pes),
         np.zeros(groups, np.int64), np.zeros(groups, np.int64), ring(_PAST), ring(_PAST), np.zeros(groups, np.int64),
         np.zeros(groups, np.int64), ring(_NEVER), np.zeros(groups, np.int64),
         *(np.zeros(n, np.int64) for n in (config.ann_pes, config.snn_pes, config.ann_pes, config.snn_pes)),
-        np.zeros((4, 3), np.int64), np.zeros(4, np.int64), np.zeros(2, np.int64), np.zeros((descriptors, _CAUSES + 2), np.int64))
+        np.zeros((4, 3), np.int64), np.zeros(4, np.int64), np.zeros(2, np.int64), np.zeros((descriptors, _CAUSES + 2), np.int64),
+        np.zeros(len(broadcaster.broadcaster_init(config)) + len(compressor.compressor_init(config)), np.int64))
 
 
 @njit(cache=True)
@@ -223,6 +226,50 @@ def _chunk_events(state, tile, chunk, now, laggy_cycles, record):
 
 
 @njit(cache=True)
+def _skip_still(state, cause, groups_log2, row_buffers, slots, limit):
+    """Jump to the next event of a PE when broadcaster and compressor do nothing but wait for one.
+
+    With cache, memory and bus idle, a cycle that leaves their registers as they are is followed by equal ones until a
+    slot, a row buffer or an output is done. Counters of cycles and the position in the compressor's ring do not matter.
+    """
+    r, bus, packer, seen = state.scalars, state.broadcaster, state.compressor, state.seen
+    still = True
+    for i in range(len(bus)):
+        if seen[i] != bus[i] and i != broadcaster.CYCLE:
+            still = False
+        seen[i] = bus[i]
+    for i in range(len(packer)):
+        if seen[len(bus) + i] != packer[i] and i != compressor.HEAD:
+            still = False
+        seen[len(bus) + i] = packer[i]
+    if not still:
+        return
+    now = r[NOW]
+    event = limit
+    for g in range(1 << groups_log2):
+        slot = state.released[g, (state.begun[g] - slots) % _RING]
+        if state.begun[g] >= slots and slot >= now:
+            event = min(event, slot)
+        row = state.row_freed[g, (state.rows_begun[g] - row_buffers) % _RING]
+        if state.rows_begun[g] >= row_buffers and row >= now:
+            event = min(event, row)
+        if state.counted[g] < state.outputs_ended[g]:
+            event = min(event, max(state.output_done[g, state.counted[g] % _RING], now))
+    skipped = event - now
+    if event == limit or skipped <= 0:
+        return
+    r[NOW] = event
+    r[BUSY_CYCLES] += skipped
+    r[STILL] = 0
+    state.memory[memory.TIME] += skipped
+    state.cache.scalars[fibercache.NOW] += skipped
+    bus[broadcaster.CYCLE] += skipped
+    layer = state.sequencer[sequencer.LAYER]
+    if layer < len(state.layers):
+        state.layers[layer, cause] += skipped
+
+
+@njit(cache=True)
 def top_advance(state, tile, numbers, verdict, start_at, program, patterns, latency, answer_latency, error_line, record, limit):
     """Advance until the sequencer is through with a descriptor.
 
@@ -253,7 +300,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
     descriptor_lines, laggy_cycles, slots, row_buffers = numbers
     request_ready, write_ready, read_go = patterns
     seq, bus, settings = state.sequencer, state.broadcaster, tile.settings
-    groups = len(state.begun)
+    groups = 1 << settings[_GROUPS]      # those beyond never see a chunk
     traced = len(record.rows) > 0
     while r[NOW] < limit:
         now = r[NOW]
@@ -390,6 +437,13 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
                                  compressor_finished, 1, read_error or write_error, quiet)
         r[NOW] = now + 1
         after = seq[sequencer.PHASE]
+        if (not traced and after == sequencer.RUN and quiet and not (beat or fetch_valid or read_valid or response_valid or store_valid)
+                and state.begun[0]):
+            r[STILL] += 1
+            if r[STILL] >= _STILL:
+                _skip_still(state, cause, settings[_GROUPS], row_buffers, slots, limit)
+        else:
+            r[STILL] = 0
         if phase == sequencer.RUN and after == sequencer.REQUEST:
             return 1
         if phase == sequencer.RETURN:

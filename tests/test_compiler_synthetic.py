@@ -11,7 +11,7 @@ def test_synthetic_layer():
     options = {"rows": 30, "inputs": 256, "columns": 64, "activation_density": 0.3, "weight_density": 0.1, "levels": 4}
     network, tensor = synthetic_layer(seed=1, **options)
     trace = evaluate(network, tensor, quantised=True).layers["layer"]
-    assert tensor.shape == (1, 256, 30, 1) and trace.rows == 30
+    assert tensor.shape == (1, 256, 6, 5) and trace.rows == 30
     assert network.layers[0].weights.shape == (256, 64)
     assert abs(trace.density - 0.3) < 0.03 and abs(trace.weight_density - 0.1) < 0.01
     assert set(np.unique(tensor)) == set(range(5)) == set(np.unique(trace.output))
