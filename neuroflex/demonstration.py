@@ -17,6 +17,7 @@ from neuroflex.sim.network import classify, quantise
 __all__ = ["STEPS", "Silent", "demonstrate"]
 
 STEPS = 7
+POLICIES = ("hybrid", "all_ann", "all_snn", "layerwise", "random")      # compared in the report
 
 
 class Silent:
@@ -63,7 +64,7 @@ def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
     with show.step(f"classify {len(examples.test_images)} test images with integers"):
         accuracy = float((classify(network, examples.test_images) == examples.test_labels).mean())
     with show.step("split the columns over the two cores, five policies"):
-        jobs = {policy: flow.compile_network(network, config, policy=policy, seed=seed) for policy in flow.POLICIES}
+        jobs = {policy: flow.compile_network(network, config, policy=policy, seed=seed) for policy in POLICIES}
         job = jobs["hybrid"]
     with show.step(f"write the Verilog of {config.name}"):
         _generate(config, folder / "verilog")

@@ -21,7 +21,7 @@ def _figure(height, x, y):
     figure.update_layout(
         height=height, margin={"l": 64, "r": 12, "t": 12, "b": 96}, template="plotly_white", font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0}, xaxis={"title": {"text": x, "standoff": 8}, "fixedrange": True},
-        yaxis={"title": {"text": y, "standoff": 8}, "fixedrange": True}, dragmode=False)
+        yaxis={"title": {"text": y, "standoff": 8}, "fixedrange": True, "exponentformat": "power"}, dragmode=False)
     return figure
 
 
@@ -49,8 +49,8 @@ def columns_figure(columns):
             figure.add_scatter(
                 x=delay[core, take].tolist(), y=energy[core, take].tolist(), mode="markers", name=f"on {core.name}" if here else f"{core.name} instead",
                 text=[f"column {i}" for i in take], hovertemplate="%{text}<br>%{x:,.0f} cycles, %{y:,.0f} pJ",
-                marker={"symbol": ("circle" if core == Core.ANN else "diamond") + ("" if here else "-open"), "size": 9 if here else 7, "color": colour,
-                        "opacity": 1.0 if here else 0.45})
+                marker={"symbol": ("circle" if core == Core.ANN else "diamond") + ("" if here else "-open"), "size": 9 if here else 6, "color": colour,
+                        "opacity": 1.0 if here else 0.7})
     return figure
 
 

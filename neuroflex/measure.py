@@ -1,32 +1,22 @@
 """One synthetic sparse layer, measured on RTL and golden model."""
-import dataclasses
 import time
 
 import numpy as np
 
 from neuroflex import flow
-from neuroflex.compiler.network import Examples
 from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.formats import Core, StallCause
 
-__all__ = ["measure_layer", "profiled_layer"]
+__all__ = ["measure_layer"]
 
 
-def profiled_layer(**options):
-    """`synthetic_layer` whose network carries its own input as calibration data: ``(network, tensor (K, M, 1))``."""
-    network, tensor = synthetic_layer(**options)
-    examples = Examples(test_images=tensor, test_labels=np.zeros(1, np.uint8), calibration_images=tensor)
-    return dataclasses.replace(network, examples=examples), tensor[0]
-
-
-def measure_layer(config, *, rows, inputs, columns, activation_density, weight_density, levels=4, seed=0, policy="hybrid", rtl=True,
-                  memory=None):
+def measure_layer(config, *, rows, inputs, columns, activation_density, weight_density, levels=4, kernel=1, seed=0, policy="hybrid", rtl=True, memory=None):
     """Cycles, matches, utilisation and stalls of a layer.
 
     Parameters
     ----------
     config : ArchConfig
-    rows, inputs, columns, activation_density, weight_density, levels, seed
+    rows, inputs, columns, activation_density, weight_density, levels, kernel, seed
         See :func:`neuroflex.compiler.synthetic.synthetic_layer`.
     policy : str
         See ``neuroflex.flow.POLICIES``.
@@ -41,15 +31,16 @@ def measure_layer(config, *, rows, inputs, columns, activation_density, weight_d
         cycle) of each core over the run phase, and ``utilisation_all`` over all cycles; seconds. ``equal``: whether counters, sums
         per layer and outputs agree. ``joins``: (row, chunk, column) triples, and how many per second the model predicts.
     """
-    network, tensor = profiled_layer(rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
-                                     weight_density=weight_density, levels=levels, seed=seed)
-    job = flow.compile_network(network, config, policy=policy, seed=seed)
+    network, images = synthetic_layer(rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
+                                      weight_density=weight_density, levels=levels, kernel=kernel, seed=seed)
+    job = flow.compile_network(network, config, policy=policy, seed=seed, calibration=images)
+    tensor = images[0]
     flow.simulate_model(job, tensor, memory=memory)     # compiles the model's loops
     model, model_seconds = _timed(flow.simulate_model, job, tensor, memory)
-    # A row is padded to whole chunks for each column.
-    joins = rows * -(-inputs // config.chunk_bits) * columns
+    # Each position of the window is padded to whole chunks.
+    joins = rows * kernel ** 2 * -(-inputs // kernel ** 2 // config.chunk_bits) * columns
     result = {"layer": {"rows": rows, "inputs": inputs, "columns": columns, "activation_density": activation_density,
-                        "weight_density": weight_density, "levels": levels, "seed": seed},
+                        "weight_density": weight_density, "levels": levels, "kernel": kernel, "seed": seed},
               "configuration": config.name, "policy": policy,
               "tiles": [{"columns": len(tile.columns), "ann": int((tile.core == Core.ANN).sum()), "snn": int((tile.core == Core.SNN).sum()),
                          "groups": 1 << tile.groups_log2} for tile in job.tiles],

@@ -26,10 +26,13 @@ section { background: #fff; border: 1px solid var(--line); border-radius: 10px; 
 .tiles b { display: block; font-size: 1.35rem; line-height: 1.25; } .tiles span { color: var(--soft); font-size: .85rem; }
 .good b { color: var(--good); } .bad b { color: var(--bad); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 4px 16px; }
+.plots > div { min-width: 0; }
 .digits { display: flex; flex-wrap: wrap; gap: 12px; } .digits figure { margin: 0; text-align: center; font-size: .85rem; }
 .digits img { width: 72px; height: 72px; image-rendering: pixelated; border: 1px solid var(--line); border-radius: 6px; display: block; }
 .plotly-graph-div { width: 100%; }
 """
+# Plots are drawn while the page is still growing; the last widths are known when it is complete.
+_SETTLE = "<script>addEventListener('load', () => dispatchEvent(new Event('resize')))</script>"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,7 +148,7 @@ def render(report):
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>NeuroFlex: {html.escape(title)}</title><style>{_STYLE}</style>\n"
             f'<script>{plotly.offline.get_plotlyjs()}</script></head>\n<body><main><h1>{html.escape(title)}</h1>'
-            f"<p>A hybrid ANN-SNN accelerator made by NeuroFlex, seed {s['seed']}.</p>\n{body}</main></body></html>\n")
+            f"<p>A hybrid ANN-SNN accelerator made by NeuroFlex, seed {s['seed']}.</p>\n{body}</main>\n{_SETTLE}</body></html>\n")
 
 
 def write_report(report, folder):

@@ -15,6 +15,8 @@ _DENSITY = click.FloatRange(0, 1)
 @click.option("--activation-density", type=_DENSITY, default=0.3, show_default=True, help="Share of nonzero activations.")
 @click.option("--weight-density", type=_DENSITY, default=0.3, show_default=True, help="Share of nonzero weights.")
 @click.option("--levels", type=click.IntRange(1, 127), default=4, show_default=True, help="Levels of inputs and outputs.")
+@click.option("--kernel", type=click.IntRange(1, 7), default=1, show_default=True,
+              help="Size of the square window: K = kernel^2 x channels; with 3, an activation is read nine times.")
 @click.option("--config", "--preset", "config_name", default="tiny", show_default=True, metavar="NAME|FILE",
               help="A preset (tiny, small, pynq_z2, paper) or a TOML file.")
 @click.option("--policy", "policies", type=click.Choice((*POLICIES, "all")), multiple=True, default=("hybrid",), show_default=True,
@@ -24,8 +26,8 @@ _DENSITY = click.FloatRange(0, 1)
 @seed_option
 @memory_options
 @json_option
-def command(rows, inputs, columns, activation_density, weight_density, levels, config_name, policies, engine, seed, latency, memory_seed,
-            as_json):
+def command(rows, inputs, columns, activation_density, weight_density, levels, kernel, config_name, policies, engine, seed, latency,
+            memory_seed, as_json):
     """Measure a synthetic sparse layer of M x K by K x N: cycles, matches, utilisation, stalls by cause, on RTL and model.
 
     Exit code 1 when RTL and model differ.
@@ -39,7 +41,7 @@ def command(rows, inputs, columns, activation_density, weight_density, levels, c
     for policy in policies:
         with errors.status(f"{policy} on {config.name}"):
             runs.append(measure_layer(config, rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
-                                      weight_density=weight_density, levels=levels, seed=seed, policy=policy, rtl=engine == "both",
+                                      weight_density=weight_density, levels=levels, kernel=kernel, seed=seed, policy=policy, rtl=engine == "both",
                                       memory=memory_trace(latency, memory_seed)))
     emit(as_json, runs[0] if len(runs) == 1 else {"runs": runs}, _table(config, runs, rows, inputs, columns),
          "use: matches per PE and cycle, over the run phase and over all cycles; assumed: from coefficients that were not measured")

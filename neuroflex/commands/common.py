@@ -13,7 +13,7 @@ from rich.table import Table
 __all__ = ["CheckFailed", "config_option", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
            "memory_options", "memory_trace", "policy_option", "progress", "seed_option", "table"]
 
-POLICIES = ("hybrid", "all_ann", "all_snn", "layerwise", "random")
+POLICIES = ("hybrid", "balanced", "all_ann", "all_snn", "layerwise", "random")
 
 errors = Console(stderr=True)       # progress and messages: standard output is for results
 output = Console()
