@@ -34,9 +34,9 @@ class CacheBank(wiring.Component):
     """Grants one operation per cycle, looks it up one cycle later, and lets it take effect one cycle after that.
 
     Stages of an operation granted in cycle ``i``: row of tags and state read and compared in ``i + 1``; effect in
-    ``i + 2`` (new state row, data memory access, outcome flags); the next victim of the set is found in ``i + 3`` and
-    ``i + 4``. So an operation waits while one of its set is in its first stage, and one that may allocate (fill, write)
-    while one of its set is in any of the first three.
+    ``i + 2`` (new state row, data memory access, outcome flags); the state row is written in ``i + 3``, and the next victim
+    of the set found in ``i + 3`` and ``i + 4``. So an operation waits while one of its set is in the first two stages, and
+    one that may allocate (fill, write) while one is in the first three.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class CacheBank(wiring.Component):
 
         taken = 0
         for client in Client:
-            wait = same_set(client, 3 if client in (Client.FILL, Client.WRITE) else 1)
+            wait = same_set(client, 3 if client in (Client.FILL, Client.WRITE) else 2)
             m.d.comb += self.grant[client].eq(self.request[client] & ~taken & ~wait)
             taken = taken | self.request[client]
         granted_set, granted_tag = Signal(set_bits(config)), Signal(tag_bits(config))
@@ -203,9 +203,6 @@ class CacheBank(wiring.Component):
         for bit in range(len(index)):
             m.d.comb += index[bit].eq(Cat(chosen[way] for way in range(ways) if way >> bit & 1).any())
         m.d.comb += [
-            state_write.addr.eq(Mux(self.clear, self.clear_set, busy_set[1])),
-            state_write.data.eq(Mux(self.clear, 0, new_row)),
-            state_write.en.eq(act.any() | self.clear),
             tag_write.addr.eq(busy_set[1]),
             tag_write.en.eq(Mux(allocate, victim, 0)),
             line_read.addr.eq(Cat(index, busy_set[1])),
@@ -223,9 +220,14 @@ class CacheBank(wiring.Component):
             gone = gone | Mux(victim[way], row_tags[way], 0)
         m.d.sync += self.victim_tag.eq(gone)
 
-        # --- the next victim: two half-searches, one cycle each -------------------------------------
+        # --- write the row; the next victim: two half-searches, one cycle each -------------------------------------
         ranked, ranking = Signal.like(row), Signal()
         m.d.sync += [ranked.eq(new_row), ranking.eq(act.any())]
+        m.d.comb += [
+            state_write.addr.eq(Mux(self.clear, self.clear_set, busy_set[2])),
+            state_write.data.eq(Mux(self.clear, 0, ranked)),
+            state_write.en.eq(ranking | self.clear),
+        ]
         candidates = []
         for way in range(ways):
             candidate = Signal(_candidate_layout(config), name=f"candidate_{way}")

@@ -23,33 +23,33 @@ COVERAGE = ("hits", "misses", "misses of pending lines", "misses searched again"
  STRIDE, KNOBS) = range(14)
 
 
-@njit(cache=True)
+@njit
 def _chance(per_mille):
     return np.random.randint(1000) < per_mille
 
 
-@njit(cache=True)
+@njit
 def _address(base, span, stride, space):
     return (base + np.random.randint(span) * stride) % space
 
 
-@njit(cache=True)
+@njit
 def _cover(state, cover):
     """Count what the operations about to take effect will meet."""
-    r, q = state.scalars, state.queues
-    room = r[fc.BUFFERED] < len(state.buffer)
-    cover[22] += r[fc.RESERVED] == len(state.pending)
+    r = state
+    room = r[fc.BUFFERED] < r[fc.BUFFER_LINES]
+    cover[22] += r[fc.RESERVED] == r[fc.PENDING_LINES]
     cover[23] += not room
-    pressed = r[fc.LATE + fc.FILL] == 1 and fc._finds_dirty_victim(state, q[fc.FILL, r[fc.HEAD + fc.FILL], 0])
+    pressed = r[fc.LATE + fc.FILL] == 1 and r[fc._victim(r, r[fc._operation(fc.FILL, r[fc.HEAD + fc.FILL])]) + fc.DIRTY] == 1
     for client in range(4):
         if not r[fc.LATE + client]:
             continue
-        address, extra = q[client, r[fc.HEAD + client], 0], q[client, r[fc.HEAD + client], 1]
-        bank, index, _, way = fc._place(state, address)
-        victim = fc._victim(state, bank, index)
-        dirty = state.dirty[bank, index, victim] == 1
+        operation = fc._operation(client, r[fc.HEAD + client])
+        address, extra = r[operation + fc.ADDRESS], r[operation + fc.EXTRA]
+        way = fc._find(r, address)
+        dirty = r[fc._victim(r, address) + fc.DIRTY] == 1
         if client == fc.FILL:
-            if state.pending[extra, 2]:
+            if r[fc._PENDING + 3 * extra + fc.KILLED]:
                 cover[13] += 1
                 cover[3] += r[fc.MISSING] == 1 and r[fc.WAITING] == 1 and r[fc.MISS_ADDRESS] == address
             elif way >= 0:
@@ -65,7 +65,7 @@ def _cover(state, cover):
         elif client == fc.READ:
             cover[0] += way >= 0
             cover[1] += way < 0
-            cover[5] += way >= 0 and extra == 1 and state.dirty[bank, index, way] == 1
+            cover[5] += way >= 0 and extra == 1 and r[way + fc.DIRTY] == 1
         elif client == fc.WRITE:
             if extra:
                 cover[20] += not room or pressed
@@ -85,14 +85,14 @@ def _cover(state, cover):
     cover[2] += r[fc.MISSING] == 1 and r[fc.SEARCHED] == 1 and r[fc.KNOWN] == 1 and r[fc.WAITING] == 0
     cover[7] += r[fc.ABSENT] == 1 and r[fc.ABSENT_SEARCHED] == 1 and r[fc.ABSENT_KNOWN] == 1
     if r[fc.LEVEL + fc.READ] > r[fc.EARLY + fc.READ] + r[fc.LATE + fc.READ] and not r[fc.MISSING]:
-        head = (r[fc.HEAD + fc.READ] + r[fc.EARLY + fc.READ] + r[fc.LATE + fc.READ]) % q.shape[1]
+        head = fc._operation(fc.READ, r[fc.HEAD + fc.READ] + r[fc.EARLY + fc.READ] + r[fc.LATE + fc.READ])
         for i in range(r[fc.LEVEL + fc.WRITE]):
-            if q[fc.WRITE, (r[fc.HEAD + fc.WRITE] + i) % q.shape[1], 0] == q[fc.READ, head, 0]:
+            if r[fc._operation(fc.WRITE, r[fc.HEAD + fc.WRITE] + i)] == r[head]:
                 cover[21] += 1
                 break
 
 
-@njit(cache=True)
+@njit     # not cached: Numba's cache does not notice changes of the model
 def traffic(state, cycles, knobs, space, seed, sabotage):
     """Drive the model for some cycles, changing the kind of traffic every few hundred.
 
@@ -102,7 +102,7 @@ def traffic(state, cycles, knobs, space, seed, sabotage):
 
     Parameters
     ----------
-    state : CacheState
+    state : int64 array, from `cache_init`
     cycles : int
     knobs : int64[phases, KNOBS]
     space : int
@@ -230,7 +230,8 @@ def traffic(state, cycles, knobs, space, seed, sabotage):
         ins[now, 13], ins[now, 14], ins[now, 15] = request_ready, write_request_ready, invalidate
         _cover(state, cover)
         if sabotage and now % sabotage == 0:
-            state.dirty[:] = 0
+            for line in range(state[fc.LINES], len(state), 5):
+                state[line + fc.DIRTY] = 0
         fc.cache_step(state, fetch_on, fetch_address, fetch_lines, read_on, read_address, read_consume, write_on,
                       write_address, write_through, write_token, data_on, data_error, data_token, request_ready,
                       write_request_ready, invalidate)

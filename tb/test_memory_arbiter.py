@@ -48,12 +48,12 @@ KNOBS = np.array([
 ], np.int64)
 
 
-@njit(cache=True)
+@njit
 def _chance(per_mille):
     return 1 if np.random.randint(1000) < per_mille else 0
 
 
-@njit(cache=True)
+@njit     # not cached: Numba's cache does not notice changes of the model
 def traffic(state, cycles, knobs, seed):
     """Random clients and a random memory around the model.
 
