@@ -39,7 +39,7 @@ class TopState(NamedTuple):
     scalars: np.ndarray
     sequencer: np.ndarray
     loader: np.ndarray
-    cache: fibercache.CacheState
+    cache: np.ndarray
     arbiter: memory_arbiter.ArbiterState
     guard: np.ndarray
     memory: np.ndarray
@@ -262,7 +262,7 @@ def _skip_still(state, cause, groups_log2, row_buffers, slots, limit):
     r[BUSY_CYCLES] += skipped
     r[STILL] = 0
     state.memory[memory.TIME] += skipped
-    state.cache.scalars[fibercache.NOW] += skipped
+    state.cache[fibercache.NOW] += skipped
     bus[broadcaster.CYCLE] += skipped
     layer = state.sequencer[sequencer.LAYER]
     if layer < len(state.layers):
