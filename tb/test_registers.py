@@ -5,6 +5,7 @@ clear in the same cycle; counters cleared by start, growing by several; interrup
 """
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,3 +102,9 @@ def test_map_is_consistent():
     for r in regmap.REGISTERS:
         assert re.search(rf"#define NEUROFLEX_{r.name.upper()} 0x{r.offset:02X}u", header)
         assert f"| 0x{r.offset:02X} | {r.name} |" in table
+
+
+def test_page_is_generated():
+    """docs/registers.md is what the definition gives."""
+    page = Path(__file__).parents[1] / "docs" / "registers.md"
+    assert page.read_text() == regmap.to_markdown(), "write it again: python -c 'from neuroflex import registers as r; print(r.to_markdown(), end=\"\")'"
