@@ -68,7 +68,7 @@ def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
         job = jobs["hybrid"]
     with show.step(f"write the Verilog of {config.name}"):
         _generate(config, folder / "verilog")
-    with show.step("build the simulator and run the first image on it; meanwhile compile the golden model"):
+    with show.step("build the simulator and compile the golden model"):
         _build(job, tensors[0])
     verdicts = [flow.verify(job, tensor) for tensor in show.track(tensors, "compare RTL and golden model in every cycle")]
     edp = {policy: float(np.mean([flow.energy_pj(other, tensor) * (verdict.model if other is job else flow.simulate_model(other, tensor)).cycles
