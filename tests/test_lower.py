@@ -1,0 +1,126 @@
+"""Lowering: what does not fit is refused by name, and tensors survive the trip to memory and back."""
+import numpy as np
+import pytest
+
+from neuroflex.compiler.lower import (LoweringError, Placement, chunk_lines, dense_rows, lower, plan_tiles, tensor_from_lines, tensor_lines)
+from neuroflex.compiler.network import InputSpec, Layer, Network, Source
+from neuroflex.compiler.synthetic import random_network
+from neuroflex.config import PRESETS
+from neuroflex.formats import CHUNK_LINES, Core, Opcode, descriptor_lines, pack_chunk, unpack_chunk, unpack_descriptor
+
+TINY = PRESETS["tiny"]
+
+
+def network(weights, *, theta=10, levels=4, levels_in=4, height=1):
+    """One fully connected layer."""
+    weights = np.asarray(weights, int)
+    k, n = weights.shape
+    layer = Layer(name="fc", sources=[Source(tensor="input")], weights=weights, bias=np.zeros(n, int), theta=np.full(n, theta),
+                  levels=np.full(n, levels))
+    return Network(name="net", layers=[layer], input=InputSpec(channels=k, height=height, width=1, levels=levels_in, full_scale=1.0))
+
+
+def on(core):
+    """An assignment that deals all columns out to one core's PEs."""
+    def assign(layer, plan):
+        pes = ((TINY.ann_pes, TINY.snn_pes)[core]) >> plan.groups_log2
+        columns = np.arange(len(plan.columns))
+        return np.full(len(columns), core), columns % pes, columns // pes
+    return assign
+
+
+@pytest.mark.parametrize("what, config, core, message", [
+    (network(np.ones((64, 4)) * 127, levels_in=127), TINY.replace(ann_acc_bits=19, theta_bits=18), Core.ANN,
+     r"^layer 'fc': column 0 can reach \d+, beyond ann_acc_bits = 19 \(up to 262143\)"),
+    (network(np.ones((4, 4)), theta=1 << 10), TINY.replace(theta_bits=10), Core.ANN,
+     r"^layer 'fc': threshold 1024 of column 0 does not fit theta_bits = 10"),
+    (network(np.ones((40, 4)) * -128), TINY.replace(snn_acc_bits=13), Core.SNN,
+     r"^layer 'fc': an SNN column's weights add up to 5120, beyond snn_acc_bits = 13; keep it on the ANN core"),
+    (network(np.ones((4, 4)), levels_in=9), TINY, Core.SNN, r"^layer 'fc': an SNN column would need 9 levels, snn_levels = 8"),
+    (network(np.ones((4, 4)), levels=15), TINY, Core.SNN, r"^layer 'fc': an SNN column would need 15 levels, snn_levels = 8"),
+    (network(np.zeros((32 * 40, 2))), TINY.replace(mask_pairs=32), Core.ANN,
+     r"^layer 'fc': a row has 40 chunks, a PE's slice holds masks for 32: raise mask_pairs to at least 40"),
+    (network(np.ones((100, 2))), TINY.replace(value_lines=16), Core.ANN,
+     r"^layer 'fc': column 0 has 100 nonzero weights, a PE's slice holds 64: raise value_lines"),
+    (network(np.ones((4, 4)), height=500), TINY.replace(address_bits=12), Core.ANN,
+     r"^network 'net' needs \d+ lines of memory, address_bits = 12 reach 4096"),
+])
+def test_refusals(what, config, core, message):
+    with pytest.raises(LoweringError, match=message):
+        lower(what, config, on(core))
+
+
+def test_ann_takes_what_snn_does_not():
+    lower(network(np.ones((4, 4)), levels_in=9, levels=127), TINY, on(Core.ANN))
+
+
+@pytest.mark.parametrize("pe, index", [(0, 0), (9, 0)])
+def test_wrong_schedules(pe, index):
+    with pytest.raises(LoweringError, match="two columns in one place or on a PE that is not there"):
+        lower(network(np.ones((4, 4))), TINY, lambda layer, plan: (np.zeros(4), np.full(4, pe), np.full(4, index)))
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
+def test_tensors(preset):
+    config, rng = PRESETS[preset], np.random.default_rng(3)
+    for channels, chunks in ((1, 1), (config.chunk_bits, 1), (50, 4)):
+        place = Placement(base=0, height=3, width=2, chunks=chunks, levels=127,
+                          positions=rng.permutation(chunks * config.chunk_bits)[:channels])
+        tensor = rng.integers(0, 128, (channels, 3, 2)) * (rng.random((channels, 3, 2)) < 0.4)
+        lines = tensor_lines(tensor, place, config)
+        assert lines.shape == (place.lines, config.line_bytes)
+        np.testing.assert_array_equal(tensor_from_lines(lines, place, config), tensor)
+        # The same by hand, one spine.
+        spine = np.zeros(chunks * config.chunk_bits, int)
+        spine[place.positions] = tensor[:, 2, 1]
+        at = (2 * 2 + 1) * chunks * CHUNK_LINES
+        np.testing.assert_array_equal(unpack_chunk(lines[at:at + CHUNK_LINES], config), spine[:config.chunk_bits])
+
+
+def test_chunk_lines_is_pack_chunk():
+    rng = np.random.default_rng(4)
+    chunks = rng.integers(-128, 128, (20, 32)) * (rng.random((20, 32)) < rng.random((20, 1)))
+    for lines, chunk in zip(chunk_lines(chunks, TINY), chunks):
+        packed = pack_chunk(chunk, TINY)
+        np.testing.assert_array_equal(lines[:len(packed)], packed)
+        assert not lines[len(packed):].any()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_jobs(seed):
+    """Tiles cover every column once, nothing overlaps in memory, descriptors say what the tiles say."""
+    net = random_network(seed)
+    job = lower(net, TINY, on(Core.ANN))
+    per = descriptor_lines(TINY)
+    words = job.memory[:(len(job.tiles) + 1) * per].reshape(-1).view(np.uint32).reshape(len(job.tiles) + 1, -1)
+    assert unpack_descriptor(words[-1])["opcode"] == Opcode.END
+    used = np.zeros(len(job.memory), int)
+    used[:len(words) * per] += 1
+    for place in job.placements.values():
+        used[place.base:place.base + place.lines] += 1
+        assert len(np.unique(place.positions)) == len(place.positions) and place.positions.max() < place.chunks * TINY.chunk_bits
+    for tile, line in zip(job.tiles, words):
+        assert unpack_descriptor(line) == tile.settings
+        start = tile.settings["load_address"]
+        used[start:start + tile.settings["load_lines"]] += 1
+    assert (used == 1).all()
+    for layer in net.layers:
+        columns = np.concatenate([tile.columns for tile in job.tiles if tile.layer == layer.name])
+        np.testing.assert_array_equal(np.sort(columns), np.arange(layer.columns))
+        assert dense_rows(layer, job.placements, TINY).sum() == layer.weights.astype(int).sum()
+
+
+def test_tiles_fit_the_slices():
+    wide = network(np.random.default_rng(1).integers(1, 100, (64, 200)))
+    plans = plan_tiles(wide, wide.layers[0], TINY)
+    assert len(plans) > 1 and all(len(plan.columns) % TINY.chunk_bits == 0 for plan in plans[:-1])
+    np.testing.assert_array_equal(np.concatenate([plan.columns for plan in plans]), np.arange(200))
+
+
+def test_input_in_memory():
+    net = random_network(1)
+    job = lower(net, TINY, on(Core.ANN))
+    tensor = np.random.default_rng(0).integers(0, net.input.levels + 1, net.shape("input"))
+    memory, place = job.with_input(tensor), job.placements["input"]
+    np.testing.assert_array_equal(tensor_from_lines(memory[place.base:place.base + place.lines], place, TINY), tensor)
+    assert not job.memory[place.base:place.base + place.lines].any()
