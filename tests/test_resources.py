@@ -1,0 +1,104 @@
+"""The script of the resource table: sums, refusals, text, and results that survive an interruption. No tool is run."""
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from neuroflex.config import PRESETS
+
+_spec = importlib.util.spec_from_file_location("resources", Path(__file__).parent.parent / "scripts" / "resources.py")
+resources = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(resources)
+
+
+def _row(verilog="a", dsp=0, **other):
+    counts = {"lut": 1000, "ff": 20, "dsp": dsp, "bram": 0.5}
+    return {"verilog": verilog, "warnings": [], "xilinx": counts, "ecp5": dict(counts), **other}
+
+
+@pytest.fixture
+def report():
+    clock = {"clock_mhz": 81.5, "path": [[3.0, "first"], [9.27, "second"]], "changed": [["cache_banks", 4]]}
+    return {
+        "tools": {"pyosys": "1"},
+        "blocks": {"SnnPe": {"tiny": _row(), "small": _row(), "paper": _row("b")}, "AnnPe": {"tiny": _row(dsp=1)}},
+        "presets": {"tiny": _row(label="whole"), "paper": _row(label="sum of parts")},
+        "parts_to_whole": {"tiny": {"ecp5": {"lut": 1.034}}},
+        "clocks": {"SnnPe": clock},
+    }
+
+
+def test_sum_counts_every_instance():
+    rows = {"A": {"lut": 10, "ff": 1, "dsp": 1, "bram": 0.5}, "B": {"lut": 3, "ff": 2, "dsp": 0, "bram": 0}, "unused": {}}
+    assert resources.sum_of_parts(rows, {"A": 4, "B": 1}) == {"lut": 43, "ff": 6, "dsp": 4, "bram": 2, "label": "sum of parts"}
+
+
+def test_good_report_has_no_problems(report):
+    assert resources.check(report) == []
+
+
+def test_multiplier_in_the_snn_core_is_refused(report):
+    report["blocks"]["SnnPe"]["small"]["ecp5"]["dsp"] = 2
+    problem, = resources.check(report)
+    assert problem == "SnnPe (small, ecp5) is part of the SNN core and has 2 multipliers; it must have none"
+
+
+def test_warnings_are_refused(report):
+    report["blocks"]["AnnPe"]["tiny"]["warnings"] = ["ecp5: wire is undriven"]
+    report["presets"]["tiny"]["warnings"] = ["xilinx: latch inferred"]
+    assert resources.check(report) == ["AnnPe (tiny): ecp5: wire is undriven", "NeuroFlex (tiny): xilinx: latch inferred"]
+
+
+def test_slow_block_is_refused_with_its_path(report):
+    report["clocks"]["SnnPe"]["clock_mhz"] = 79.9
+    problem, = resources.check(report)
+    assert problem == "SnnPe: 79.9 MHz is below 80 MHz; the longest path is first (3.0 ns) → second (9.27 ns)"
+
+
+def test_page_shares_lines_of_equal_verilog(report):
+    page = resources.markdown(report)
+    counts = "1,000 | 20 | 0 | 0.5"
+    assert f"| SnnPe | tiny, small | {counts} | {counts} |" in page
+    assert f"| SnnPe | paper | {counts} | {counts} |" in page
+    assert f"| `paper` | sum of parts | {counts} | {counts} |" in page
+    assert "| SnnPe, cache_banks = 4 | 81.5 | first (3.0 ns) → second (9.27 ns) |" in page
+    assert "1.03 for ecp5 LUT" in page and "Not placed since the block last changed:" in page
+
+
+def test_page_depends_on_the_report_alone(report):
+    assert resources.markdown(copy.deepcopy(report)) == resources.markdown(report)
+
+
+def test_results_are_computed_once(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"lut": 7}
+
+    for _ in range(2):
+        assert resources.Cache(tmp_path / "new").get("key", compute) == {"lut": 7}
+    assert calls == [1]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["key.json"]
+
+
+def test_failed_results_are_not_kept(tmp_path):
+    cache = resources.Cache(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        cache.get("key", lambda: 1 / 0)
+    assert cache.get("key", lambda: 2) == 2
+
+
+def test_hash_separates_its_texts():
+    assert resources.verilog_hash("ab", "c") != resources.verilog_hash("a", "bc")
+    assert resources.verilog_hash("ab", "c") == resources.verilog_hash("ab", "c")
+
+
+@pytest.mark.parametrize("name", resources.BLOCKS)
+def test_blocks_can_be_built_for_their_presets(name):
+    block = resources.BLOCKS[name]
+    for preset in block.presets:
+        block.make(PRESETS[preset])
+    block.make(PRESETS[resources.PLACED_PRESET].replace(**dict(block.placed)))
