@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test regress formal venv clean
+.PHONY: demo test regress formal synthesis venv clean
 venv: $(STAMP)
 $(STAMP): pyproject.toml
 	@echo "== making $(VENV) and installing NeuroFlex with its tools (about a minute)"
@@ -24,6 +24,9 @@ regress: venv
 
 formal: venv
 	@$(BIN)/python -m pytest -n 2 -m formal
+
+synthesis: venv
+	@$(BIN)/python scripts/resources.py
 
 clean:
 	rm -rf build

