@@ -9,9 +9,12 @@ The run fails if the SNN core has a multiplier, if Yosys warns, or if a block is
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
+import math
 import sys
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,7 +49,7 @@ from neuroflex.hdl.spikegen import SpikeGenerator
 from neuroflex.hdl.top import NeuroFlex
 from neuroflex.hdl.walk import Walk
 
-__all__ = ["BLOCKS", "Cache", "Block", "check", "markdown", "sum_of_parts", "verilog_hash"]
+__all__ = ["BLOCKS", "Block", "Cache", "Missing", "check", "markdown", "sum_of_parts", "verilog_hash"]
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("lut", "ff", "dsp", "bram")
@@ -137,17 +140,36 @@ def verilog_hash(*texts):
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:20]
 
 
-class Cache:
-    """Results of slow tools as JSON files of a folder, by hash of what went in."""
+class Missing(LookupError):
+    """A result that is not stored, and that there is no time left to compute."""
 
-    def __init__(self, folder):
-        self._folder = Path(folder)
+
+class Cache:
+    """Results of slow tools as JSON files of a folder, by hash of what went in.
+
+    Parameters
+    ----------
+    folder : path
+    until : float
+        Time, as of `time.monotonic`, after which nothing new is computed.
+    """
+
+    def __init__(self, folder, *, until=math.inf):
+        self._folder, self._until = Path(folder), until
 
     def get(self, key, compute):
-        """The result stored under ``key``, or else that of ``compute()``, which is then stored."""
+        """The result stored under ``key``, or else that of ``compute()``, which is then stored.
+
+        Raises
+        ------
+        Missing
+            If neither is there in time.
+        """
         path = self._folder / f"{key}.json"
         if path.exists():
             return json.loads(path.read_text())
+        if time.monotonic() > self._until:
+            raise Missing(key)
         result = compute()
         self._folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
@@ -222,9 +244,9 @@ def markdown(report):
         lines.append(f"| `{preset}` | {row['label']} | {_cells(row)} |")
     lines += ["", "*Whole* is the module `NeuroFlex` synthesised as one. *Sum of parts* adds up the blocks "
               + ", ".join(f"`{name}`" for name, block in BLOCKS.items() if block.parts) + ",",
-              "each as often as the preset has it, without the wires and gates between them and without what Yosys would share or remove. Where both are known:", ""]
+              "each as often as the preset has it, without the wires and gates between them and without what Yosys would share or remove.", ""]
     for preset, ratios in report["parts_to_whole"].items():
-        lines.append(f"* `{preset}`: sum / whole is " + ", ".join(
+        lines.append(f"* `{preset}`: the sum of parts divided by the whole is " + ", ".join(
             f"{ratio:.2f} for {family} {kind.upper()}" for family, kinds in ratios.items() for kind, ratio in kinds.items()) + ".")
     lines += ["", "No multiplier is in the SNN core; each ANN PE has one.", "", "## Blocks", "",
               "Blocks that hold others are counted with them. Presets that give a block the same Verilog share a line.", "",
@@ -237,6 +259,10 @@ def markdown(report):
             row = rows[presets[0]]
             label = "" if row["label"] == "whole" else f" ({row['label']})"
             lines.append(f"| {name}{label} | {', '.join(presets)} | {_cells(row)} |")
+    absent = [f"{name} ({preset})" for name, block in BLOCKS.items() for preset in block.presets
+              if preset not in report["blocks"].get(name, {})]
+    if absent:
+        lines += ["", "Not synthesised in the run that wrote this page: " + ", ".join(absent) + "."]
     lines += ["", "## Cycles", "", "| block | cycles |", "| --- | --- |"]
     lines += [f"| {name} | {block.cycles} |" for name, block in BLOCKS.items()]
     lines += ["", "## Clock", "",
@@ -278,19 +304,25 @@ class Measurement:
             task = progress.add_task("synthesis", total=len(jobs) + len(tops))
             for name, preset in jobs:
                 progress.update(task, description=f"{name} ({preset})")
-                report["blocks"][name][preset] = self._block(name, PRESETS[preset])
+                with contextlib.suppress(Missing):
+                    report["blocks"][name][preset] = self._block(name, PRESETS[preset])
                 progress.advance(task)
             if set(names) == set(BLOCKS):
                 for preset in presets:
                     config = PRESETS[preset]
                     rows = {name: row[preset] for name, row in report["blocks"].items() if preset in row}
                     counts = {name: block.parts(config) for name, block in blocks.items() if block.parts}
+                    if not counts.keys() <= rows.keys():
+                        continue
                     parts = {family: sum_of_parts({name: row[family] for name, row in rows.items()}, counts) for family in FAMILIES}
+                    report["presets"][preset] = {"label": "sum of parts", "warnings": [], **parts}
                     if preset not in tops:
-                        report["presets"][preset] = {"label": "sum of parts", "warnings": [], **parts}
                         continue
                     progress.update(task, description=f"{TOP} ({preset})")
-                    whole = self._synthesise("neuroflex_top", NeuroFlex(config=config))
+                    try:
+                        whole = self._synthesise("neuroflex_top", NeuroFlex(config=config))
+                    except Missing:
+                        continue
                     report["presets"][preset] = {"label": "whole", **whole}
                     report["parts_to_whole"][preset] = {
                         family: {kind: round(parts[family][kind] / whole[family][kind], 3) for kind in KINDS if whole[family][kind]}
@@ -302,8 +334,9 @@ class Measurement:
                 verilog = eda.to_verilog(blocks[name].make(config), _module(name))
                 if place:
                     progress.update(task, description=f"place and route {name}")
-                    report["clocks"][name] = self._place(name, verilog, left_out)
-                    progress.console.print(f"{name}: {report['clocks'][name]['clock_mhz']} MHz")
+                    with contextlib.suppress(Missing):
+                        report["clocks"][name] = self._place(name, verilog, left_out)
+                        progress.console.print(f"{name}: {report['clocks'][name]['clock_mhz']} MHz")
                     progress.advance(task)
                 elif name in clocks and clocks[name]["verilog"] == verilog_hash(verilog):
                     report["clocks"][name] = clocks[name]
@@ -342,12 +375,14 @@ def main(arguments=None):
     parser.add_argument("--place", action="store_true", help="place and route every block (needs the extra `fpga`)")
     parser.add_argument("--preset", action="append", choices=PRESETS, help="only this preset (repeatable)")
     parser.add_argument("--block", action="append", choices=BLOCKS, help="only this block (repeatable); the tables are not written")
+    parser.add_argument("--minutes", type=float, default=math.inf,
+                        help="start no tool after this time (0: use stored results only); what is missing is listed in the page")
     options = parser.parse_args(arguments)
 
     console = Console(stderr=True)
     table = ROOT / "docs" / "resources.json"
     earlier = json.loads(table.read_text())["clocks"] if table.exists() else {}
-    report = Measurement(console, Cache(ROOT / "build" / "resources")).measure(
+    report = Measurement(console, Cache(ROOT / "build" / "resources", until=time.monotonic() + 60 * options.minutes)).measure(
         options.preset or list(PRESETS), options.block or list(BLOCKS), earlier, place=options.place)
     if options.block:
         print(json.dumps(report, indent=1))

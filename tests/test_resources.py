@@ -65,6 +65,7 @@ def test_page_shares_lines_of_equal_verilog(report):
     assert f"| `paper` | sum of parts | {counts} | {counts} |" in page
     assert "| SnnPe without 12 of its banks | 81.5 | first (3.0 ns) → second (9.27 ns) |" in page
     assert "1.03 for ecp5 LUT" in page and "Not placed since the block last changed:" in page
+    assert "Not synthesised in the run that wrote this page: FastPrefix (tiny)" in page
 
 
 def test_page_depends_on_the_report_alone(report):
@@ -82,6 +83,14 @@ def test_results_are_computed_once(tmp_path):
         assert resources.Cache(tmp_path / "new").get("key", compute) == {"lut": 7}
     assert calls == [1]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["key.json"]
+
+
+def test_no_new_results_after_the_time_limit(tmp_path):
+    resources.Cache(tmp_path).get("old", lambda: 1)
+    late = resources.Cache(tmp_path, until=-1)
+    assert late.get("old", None) == 1
+    with pytest.raises(resources.Missing):
+        late.get("new", lambda: 2)
 
 
 def test_failed_results_are_not_kept(tmp_path):
