@@ -230,10 +230,11 @@ def _skip_still(state, cause, groups_log2, row_buffers, slots, limit):
     """Jump to the next event of a PE when broadcaster and compressor do nothing but wait for one.
 
     With cache, memory and bus idle, a cycle that leaves their registers as they are is followed by equal ones until a
-    slot, a row buffer or an output is done. Counters of cycles and the position in the compressor's ring do not matter.
+    slot, a row buffer or an output is done. Counters of cycles and the position in the compressor's ring do not matter once the
+    ring is empty.
     """
     r, bus, packer, seen = state.scalars, state.broadcaster, state.compressor, state.seen
-    still = True
+    still = not packer[compressor.HEAD + 1:].any()     # no round on its way through the compressor
     for i in range(len(bus)):
         if seen[i] != bus[i] and i != broadcaster.CYCLE:
             still = False
