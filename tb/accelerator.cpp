@@ -32,7 +32,7 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
                         const uint8_t* request_ready, int64_t n_request_ready, const uint8_t* write_ready, int64_t n_write_ready,
                         const uint8_t* read_go, int64_t n_read_go, const int64_t* latency, int64_t n_latency,
                         int64_t answer_latency, int64_t error_line,
-                        const uint64_t* script, int64_t n_script, int64_t wait_before, uint64_t* answers,
+                        const uint64_t* script, const int64_t* wait, int64_t n_script, uint64_t* answers,
                         int64_t* layers, int64_t n_layers, int64_t n_causes,
                         int64_t most, int64_t tail, uint64_t* stim_out, uint64_t* trace_out, int64_t* bad_address) {
     auto* s = static_cast<Simulation*>(p);
@@ -49,14 +49,14 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
     uint64_t position = 0, written = 0, writes_completed = 0, writes_requested = 0, n_reads = 0;
     int64_t n_lines = 0;
     bool held = false;
-    int64_t access = 0, answered = 0, ended = -1;
+    int64_t access = 0, answered = 0, answered_at = -1, ended = -1;
     bool interrupt = false;
 
     int64_t t = 0;
     for (; t < most && (ended < 0 || t < ended + tail); t++) {
         std::memset(stim.data(), 0, stim_words * 8);
-        // Registers: one access after the other; from `wait_before` on, only once the interrupt was seen.
-        bool go = access < n_script && access == answered && (access < wait_before || interrupt);
+        // Registers: one access after the other, each once the interrupt is up (wait < 0) or some cycles after the last answer.
+        bool go = access < n_script && access == answered && (wait[access] < 0 ? interrupt : t - answered_at > wait[access]);
         if (go) {
             put(stim.data(), in(REG_VALID), 1);
             put(stim.data(), in(REG_PAYLOAD), script[access]);
@@ -89,10 +89,11 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
 
         if (get(o, out(ANS_VALID))) {
             answers[answered++] = get(o, out(ANS_PAYLOAD));
+            answered_at = t;
             if (answered == n_script) ended = t;
         }
         if (go && get(o, out(REG_READY))) access++;
-        interrupt |= get(o, out(INTERRUPT));
+        interrupt = get(o, out(INTERRUPT));
         if (get(o, out(BUSY))) {
             uint64_t layer = get(o, out(LAYER));
             if (layer < uint64_t(n_layers)) {

@@ -15,7 +15,7 @@ from neuroflex.hdl.top import NeuroFlex, probe_layout
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.tb.bench import Bench
 
-__all__ = ["AcceleratorError", "Run", "RtlAccelerator", "access_script"]
+__all__ = ["AcceleratorError", "Call", "Run", "RtlAccelerator", "access_script"]
 
 _SHIM = Path(__file__).with_name("accelerator.cpp")
 _INPUTS = ("registers_request__valid", "registers_request__payload", "registers_response__ready", "memory__request__ready",
@@ -62,14 +62,41 @@ class Run:
     trace: np.ndarray | None = None
 
 
-def access_script(program, watchdog):
-    """Register accesses of a job: ``(address, write, data)``, and how many come before the wait for the interrupt."""
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A job as software starts it.
+
+    Attributes
+    ----------
+    program : int
+        Line address of the first descriptor.
+    watchdog : int
+        Value of the register.
+    reset_after : int, optional
+        Soft reset so many cycles after the start, instead of waiting for the interrupt.
+    pause : int
+        Cycles from the last register access of the job before to the first of this one.
+    """
+
+    program: int = 0
+    watchdog: int = 1_000_000
+    reset_after: int | None = None
+    pause: int = 0
+
+
+INTERRUPT = -1
+
+
+def access_script(call):
+    """Register accesses of a job: ``(address, write, data, cycles to wait before, or INTERRUPT)``."""
     offset = {r.name: r.offset for r in regmap.REGISTERS}
-    before = [(offset["watchdog"], 1, watchdog), (offset["program"], 1, program), (offset["control"], 1, 0x101)]
-    after = [(offset["status"], 0, 0)]
-    after += [(offset[f"{c.name}_{half}"], 0, 0) for c in regmap.COUNTERS for half in ("low", "high")]
-    after += [(offset["status"], 1, 2)]
-    return before + after, len(before)
+    script = [(offset["watchdog"], 1, call.watchdog, call.pause), (offset["program"], 1, call.program, 0), (offset["control"], 1, 0x101, 0)]
+    if call.reset_after is not None:
+        # The reset may come after the end of a short job: its interrupt must not be taken for the next one's.
+        return script + [(offset["control"], 1, 0x102, call.reset_after), (offset["status"], 0, 0, 0), (offset["status"], 1, 2, 0)]
+    script += [(offset["status"], 0, 0, INTERRUPT)]
+    script += [(offset[f"{c.name}_{half}"], 0, 0, 0) for c in regmap.COUNTERS for half in ("low", "high")]
+    return script + [(offset["status"], 1, 2, 0)]
 
 
 class RtlAccelerator:
@@ -119,10 +146,36 @@ class RtlAccelerator:
         AcceleratorError
             When the RTL asks for a line outside of memory, or does not end in time.
         """
+        (status, layer, counters), sums, cycles, memory, stim, out = self._run(
+            memory, [Call(program=program, watchdog=watchdog)], trace, most, layers, record)
+        return Run(status=status[0], layer=layer[0], counters=counters[0], layers=sums, cycles=cycles, memory=memory, stim=stim, trace=out)
+
+    def run_calls(self, memory, calls, *, trace=None, most=1_000_000):
+        """Run several jobs one after the other, the first from reset.
+
+        Parameters
+        ----------
+        memory, trace, most
+            As for :meth:`run`.
+        calls : list of Call
+
+        Returns
+        -------
+        statuses : list of Status
+            Of each job; of one that was reset, what the register says right after.
+        memory : uint8[lines, line_bytes]
+            After the last job.
+        """
+        (statuses, _, _), _, _, memory, _, _ = self._run(memory, calls, trace, most, 0, False)
+        return statuses, memory
+
+    def _run(self, memory, calls, trace, most, layers, record):
         trace = trace or MemoryTrace.constant()
         memory = np.ascontiguousarray(memory, np.uint8).copy()
-        accesses, before = access_script(program, watchdog)
-        script = np.array([address | write << 8 | data << 9 for address, write, data in accesses], np.uint64)
+        scripts = [access_script(call) for call in calls]
+        accesses = [access for script in scripts for access in script]
+        script = np.array([address | write << 8 | data << 9 for address, write, data, _ in accesses], np.uint64)
+        wait = np.array([access[3] for access in accesses], np.int64)
         answers = np.zeros(len(script), np.uint64)
         sums = np.zeros((max(1, layers), len(StallCause) + 2), np.int64)
         stim_words, trace_words = self.bench._stim.words, self.bench._trace.words
@@ -135,7 +188,7 @@ class RtlAccelerator:
             arguments = [simulation.state, stim_words, trace_words, self._in, self._out, memory, len(memory), self.config.line_bytes]
             for pattern in (trace.request_ready, trace.write_ready, trace.read_go, trace.latency):
                 arguments += [pattern, len(pattern)]
-            arguments += [trace.answer_latency, trace.error_line, script, len(script), before, answers, sums, layers, len(StallCause),
+            arguments += [trace.answer_latency, trace.error_line, script, wait, len(script), answers, sums, layers, len(StallCause),
                           most, TAIL, stim if record else None, out if record else None, ctypes.byref(bad)]
             cycles = function(*(_argument(a) for a in arguments))
             failure = simulation.library.simulation_failure()
@@ -145,10 +198,15 @@ class RtlAccelerator:
             raise AcceleratorError(f"cycle {cycles}: the accelerator asked for line {bad.value}, memory has {len(memory)}")
         if cycles == most:
             raise AcceleratorError(f"the job did not end within {most} cycles")
-        values = [int(a) & 0xFFFFFFFF for a in answers[before:]]
-        counters = {c.name: values[1 + 2 * i] | values[2 + 2 * i] << 32 for i, c in enumerate(regmap.COUNTERS)}
-        return Run(status=Status(values[0] >> 8 & 255), layer=values[0] >> 16, counters=counters, layers=sums[:layers],
-                   cycles=cycles, memory=memory, stim=stim[:cycles] if record else None, trace=out[:cycles] if record else None)
+        found, start = [], 0
+        for script in scripts:
+            values = [int(a) & 0xFFFFFFFF for a in answers[start:start + len(script)]]
+            start += len(script)
+            first = next(i for i, access in enumerate(script) if not access[1])     # the first read is that of the status
+            numbers = values[first + 1:first + 1 + 2 * len(regmap.COUNTERS)]
+            counters = dict(zip((c.name for c in regmap.COUNTERS), (low | high << 32 for low, high in zip(numbers[::2], numbers[1::2]))))
+            found.append((Status(values[first] >> 8 & 255), values[first] >> 16, counters))
+        return (tuple(zip(*found)), sums[:layers], cycles, memory, stim[:cycles] if record else None, out[:cycles] if record else None)
 
 
 def _argument(value):
