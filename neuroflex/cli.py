@@ -84,7 +84,8 @@ def main(arguments=None):
         if absent or isinstance(error, _input_errors()):
             return _fail(arguments, str(error), 2)
         from neuroflex.eda import ToolError
+        from neuroflex.tb.accelerator import AcceleratorError
 
-        if isinstance(error, ToolError):
+        if isinstance(error, (ToolError, AcceleratorError)):
             return _fail(arguments, str(error), 1)
         raise

@@ -63,7 +63,8 @@ def prove(component, *, mode="pdr", depth=40, timeout=600):
         run_yosys(["read_rtlil design.il", "prep -flatten -top top", "memory_map", "chformal -lower", *select, "chformal -early", "async2sync",
                    "opt -full", "techmap", "dffunmap", "setundef -zero", "aigmap", "opt_clean", "write_aiger -zinit design.aig"],
                   cwd=folder)
-        properties = int(Path(folder, "design.aig").read_bytes().split(maxsplit=7)[6])
+        sizes = Path(folder, "design.aig").read_bytes().split(b"\n", 1)[0].split()      # aig M I L O A, then B C J F unless all are 0
+        properties = int(sizes[6]) if len(sizes) > 6 else 0
         decide = {"pdr": f"orpos; strash; dc2; pdr -T {timeout}", "bmc": f"orpos; strash; dc2; bmc3 -F {depth} -T {timeout}",
                   "cover": f"bmc3 -a -F {depth} -T {timeout}"}[mode]
         done = subprocess.run([Path(pyosys.__file__).with_name("yosys-abc"), "-c", f"read_aiger design.aig; fold; {decide}"],

@@ -89,11 +89,13 @@ def _write(path, text):
 
 def _tiles(summary):
     mismatches = summary["cycle_mismatches"] + summary["value_mismatches"]
+    exact = summary["accuracy_float"]
+    float_text = "unknown" if exact is None else f"{100 * exact:.1f} %"
     tiles = [
         ("good" if not mismatches else "bad", f"{summary['cycle_mismatches']} + {summary['value_mismatches']}",
          "cycles + values in which RTL and model differ"),
         ("", f"{summary['images']}", "images run on both, every cycle compared"),
-        ("", f"{100 * summary['accuracy_integer']:.1f} %", f"accuracy in integers (float: {100 * summary['accuracy_float']:.1f} %)"),
+        ("", f"{100 * summary['accuracy_integer']:.1f} %", f"accuracy in integers (float: {float_text})"),
         ("", f"{summary['rtl_cycles'] / summary['images']:,.0f}", f"cycles per image on RTL (model: "
          f"{summary['model_cycles'] / summary['images']:,.0f})"),
         ("", f"{summary['utilisation']['ann']:.2f}", "matches per ANN PE and cycle"),
@@ -132,12 +134,13 @@ def render(report):
         ("Summary", "The generated Verilog, simulated cycle by cycle, against the golden model. Nothing here was run on a board.",
          f'<div class="tiles">{_tiles(s)}</div>'),
         ("Answers", "Test images and what the RTL made of them.", f'<div class="digits">{_samples(report.samples)}</div>'),
-        ("Columns and the split", "Each column of a layer on either core. Filled: where it runs. Hollow: where it would have been. "
+        ("Columns and the split", "Each column of a layer on either core, as the cost model predicts it from the calibration images. Filled: where it runs. Hollow: where it would have been. "
          "The split minimises the energy-delay product of the whole network; energies are counted events times coefficients that are assumed.",
          f'<div class="plots">{planes}</div>'),
         ("Energy-delay product of the policies", "Mean over the same images, from the golden model's cycles; lower is better. "
          "The energy coefficients are assumed, not measured.", plot(figures.edp_figure(s["edp"]))),
-        ("PE timelines", "When each processing element issued matches, for the first image. Gaps shorter than 16 cycles are closed.",
+        ("PE timelines", "When each processing element issued matches, for the first image, from the golden model, whose matches "
+         "were compared with the RTL's in every cycle. Gaps shorter than 16 cycles are closed.",
          plot(figures.timeline_figure(report.timeline, report.layers))),
         ("Utilisation by layer", "Matches per PE and cycle while the layer ran, measured on RTL.",
          plot(figures.utilisation_figure(report.layers, report.sums, report.config))),

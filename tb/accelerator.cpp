@@ -8,8 +8,10 @@ namespace {
 // A field of a packed vector of 64-bit words.
 struct Field { int64_t start, width; };
 
-uint64_t get(const uint64_t* words, Field f) {   // up to 64 bits, within a word
-    uint64_t value = words[f.start / 64] >> (f.start % 64);
+uint64_t get(const uint64_t* words, Field f) {   // up to 64 bits, in one word or two: fields of the probe lie anywhere
+    int64_t word = f.start / 64, shift = f.start % 64;
+    uint64_t value = words[word] >> shift;
+    if (shift + f.width > 64) value |= words[word + 1] << (64 - shift);
     return f.width < 64 ? value & ((uint64_t(1) << f.width) - 1) : value;
 }
 void put(uint64_t* words, Field f, uint64_t value) {

@@ -55,3 +55,18 @@ def test_covers():
 def test_nothing_to_prove_is_an_error(mode, what):
     with pytest.raises(ValueError, match=f"Counter has no {what}"):
         prove(Counter(), mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["pdr", "cover"])
+def test_without_any_property_nothing_is_proved(mode):
+    class Bare(wiring.Component):
+        step: In(1)
+
+        def elaborate(self, platform):
+            m = Module()
+            count = Signal(4)
+            m.d.sync += count.eq(count + self.step)
+            return m
+
+    with pytest.raises(ValueError, match="Bare has no"):
+        prove(Bare(), mode=mode)

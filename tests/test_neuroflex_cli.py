@@ -62,6 +62,26 @@ def test_images_of_your_own(call, tmp_path):
     assert mine[1]["runs"][0]["output"] == kept[1]["runs"][0]["output"]
 
 
+@pytest.mark.parametrize("command", ["simulate", "verify"])
+def test_no_images_is_no_success(call, tmp_path, command):
+    np.save(tmp_path / "one.npy", np.zeros((1, 1, 8, 8)))
+    for choice in (["--first", 1], ["--images", 2]):
+        code, answer, _ = call(command, "digits", "--input", tmp_path / "one.npy", *choice)
+        assert code == 2 and "holds 1 images" in answer["error"]
+
+
+def test_a_run_that_does_not_end_is_no_traceback(call, monkeypatch):
+    from neuroflex import flow
+    from neuroflex.tb.accelerator import AcceleratorError
+
+    def never(job, tensor, **options):
+        raise AcceleratorError("the job did not end within 7 cycles")
+
+    monkeypatch.setattr(flow, "verify", never)
+    code, answer, err = call("verify", "digits")
+    assert code == 1 and "did not end" in answer["error"] and "Traceback" not in err
+
+
 @pytest.mark.parametrize("arguments, says", [
     (["info", "nothing"], "no preset (tiny"),
     (["simulate", "nothing"], "neither a network of the zoo (digits"),
@@ -69,6 +89,7 @@ def test_images_of_your_own(call, tmp_path):
     (["simulate", "digits", "--first", "359", "--images", "2"], "holds 360 test images"),
     (["simulate", "digits", "--engine", "guess"], "'model', 'rtl'"),
     (["simulate", "digits", "--input", "missing.npy"], "missing.npy"),
+    (["simulate", "digits", "--memory-seed", "-1"], "--memory-seed"),
     (["compile", "digits"], "'--output'"),
     (["bogus"], "No such command"),
 ])
@@ -90,6 +111,9 @@ def test_bad_files_are_refused(call, tmp_path, image):
     (tmp_path / "bad.npz").write_bytes(b"nothing")
     code, answer, _ = call("info", tmp_path / "bad.npz")
     assert code == 2 and "not a network file" in answer["error"]
+    np.savez(tmp_path / "many.npz", np.zeros((1, 1, 8, 8)))
+    code, answer, _ = call("simulate", "digits", "--input", tmp_path / "many.npz")
+    assert code == 2 and "not a .npy file of numbers" in answer["error"]
     np.save(tmp_path / "shape.npy", np.zeros((1, 1, 9, 9)))
     code, answer, _ = call("simulate", "digits", "--input", tmp_path / "shape.npy")
     assert code == 2 and "takes images of shape (n, 1, 8, 8)" in answer["error"]

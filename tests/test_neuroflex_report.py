@@ -39,6 +39,11 @@ def test_files_are_complete_and_need_no_network(report, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
+def test_accuracy_of_a_network_of_your_own_may_be_unknown(report, tmp_path):
+    report.summary["accuracy_float"] = None
+    assert "(float: unknown)" in write_report(report, tmp_path)[1].read_text()
+
+
 def test_names_cannot_end_a_script(report, tmp_path):
     text = write_report(report, tmp_path)[1].read_text()
     assert "</script>one" not in text and "</script><b>x" not in text

@@ -31,7 +31,7 @@ config_option = click.option("--config", "config_name", default="tiny", show_def
                              help="A preset (tiny, small, pynq_z2, paper) or a TOML file.")
 policy_option = click.option("--policy", type=click.Choice(POLICIES), default="hybrid", show_default=True,
                              help="How columns are split between the cores.")
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn at random.")
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn at random.")
 
 
 def _stack(*options):
@@ -47,7 +47,7 @@ images_options = _stack(
                  help="Images of your own instead: a .npy file, raw pixels (n, C, H, W)."))
 memory_options = _stack(
     click.option("--latency", type=click.IntRange(1), default=20, show_default=True, help="Cycles that memory takes to answer a read."),
-    click.option("--memory-seed", type=int, help="Draw readiness and latencies (1 to 60 cycles) at random instead."))
+    click.option("--memory-seed", type=click.IntRange(0), help="Draw readiness and latencies (1 to 60 cycles) at random instead."))
 
 
 def memory_trace(latency, memory_seed):
@@ -102,11 +102,15 @@ def input_tensors(network, count, first, input_file):
             images = np.load(input_file, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise click.UsageError(f"{input_file}: not a .npy file of numbers: {error}") from None
+        if not isinstance(images, np.ndarray) or images.dtype.kind not in "biuf":
+            raise click.UsageError(f"{input_file}: not a .npy file of numbers")
         if images.ndim == 3:
             images = images[None]
         if images.ndim != 4 or images.shape[1:] != network.input.image_shape:
             raise click.UsageError(f"{input_file}: shape {images.shape}; network {network.name!r} takes images of shape "
                                    f"(n, {', '.join(map(str, network.input.image_shape))})")
+        if len(images) < first + count:
+            raise click.UsageError(f"{input_file} holds {len(images)} images; images {first} to {first + count - 1} were asked for")
         return quantise(network.input, images[first:first + count]), None
     if network.examples is None:
         raise click.UsageError(f"network {network.name!r} holds no test images; give some with --input")
