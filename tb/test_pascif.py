@@ -5,7 +5,7 @@ Test plan
 * random columns: accumulators of random matches, arbitrary arrivals of both signs, sums on and next to the boundaries of the
   staircase, extremes of accumulators, theta and bias; ready and the output in every cycle;
 * T1 and T2 constant, as in a layer, and mixed, where a column waits for stage 2; gaps and bursts; tags;
-* largest T of 1, 4, 8 and 15, with 1, 2 and 3 steps per cycle;
+* largest T of 1, 4, 8 and 15, with 1, 2 and 3 steps per cycle; library and cocotb engines;
 * corrections beyond T1 are random: they must not matter;
 * coverage: see `cover`; more than 10,000 columns;
 * faults: a membrane too narrow, a wrong correction, a step that always fires, a lost step of stage 2, a wrong clip;
@@ -120,6 +120,10 @@ def cover_jobs(jobs, y, accept, handover, arrival, sizes):
 @pytest.mark.parametrize("sizes", [ONE, SINGLE, LARGE], ids=["one level", "one step", "large"])
 def test_equals_model(sizes):
     compare(Bench(PascIF(**sizes), "pascif"), sizes, 20_000, SEED)
+
+
+def test_equals_model_on_cocotb():
+    compare(Bench(PascIF(**TYPICAL), "pascif"), TYPICAL, 3_000, SEED + 1, engine="cocotb", cover=False)
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ Test plan
 * random jobs whose sums lie on and next to every boundary of the staircase, below 0, above the top, and at the extremes
   of the accumulator, with the extremes of theta and bias; ready and the output in every cycle;
 * jobs of every number of levels, mixed, so that the cost changes from job to job; gaps and bursts; tags;
-* widths: one bit of levels, a typical core, and 7 bits of levels with 32-bit bias;
+* widths: one bit of levels, a typical core, and 7 bits of levels with 32-bit bias; library and cocotb engines;
 * coverage: see `cover`; more than 10,000 jobs;
 * faults: a dividend one bit too narrow, a wrong clip, a wrong gap between jobs, a wrong shift, each is seen;
 * the circuit holds no multiplier, divider or modulo.
@@ -88,6 +88,10 @@ def cover_jobs(jobs, y, accept, arrival, cost):
 @pytest.mark.parametrize("widths", [SMALL, LARGE], ids=["small", "large"])
 def test_equals_model(widths):
     compare(Bench(QCFS(**widths), "qcfs"), widths, 20_000, SEED)
+
+
+def test_equals_model_on_cocotb():
+    compare(Bench(QCFS(**TYPICAL), "qcfs"), TYPICAL, 3_000, SEED + 1, engine="cocotb", cover=False)
 
 
 @pytest.mark.long

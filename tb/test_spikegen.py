@@ -3,7 +3,7 @@
 Test plan
 ---------
 * every level, also those above the number of steps, with and without gaps; outputs in every cycle (values, timing, hold);
-* exhaustive for one step up to 15;
+* exhaustive for one step up to 15; library and cocotb engines;
 * coverage: each level, gaps, words back to back;
 * faults: a comparison moved by one and a valid that is stuck are seen.
 """
@@ -40,6 +40,10 @@ def compare(bench, levels, cycles, seed, engine="library"):
 @pytest.mark.parametrize("levels", [1, 15])
 def test_equals_model(levels):
     compare(Bench(SpikeGenerator(levels=levels), "spikegen"), levels, 20_000, SEED + levels)
+
+
+def test_equals_model_on_cocotb():
+    compare(Bench(SpikeGenerator(levels=4), "spikegen"), 4, 2_000, SEED, engine="cocotb")
 
 
 @pytest.mark.parametrize("old, new", [("> 1'h1", "> 2'h2"), pytest.param("= i__valid;", "= 1'h1;", marks=pytest.mark.long)])
