@@ -51,7 +51,9 @@ def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1):
         raise ModuleNotFoundError("nextpnr is missing: pip install 'neuroflex[fpga]'")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "design.v").write_text(verilog + _harness(verilog, top))
-        run_yosys(["read_verilog design.v", "synth_ecp5 -top harness -json design.json"], cwd=folder)
+        # Flattened before anything else: ABC's names of what is left over between modules are ambiguous in large blocks.
+        run_yosys(["read_verilog design.v", "hierarchy -top harness", "proc", "flatten", "opt_clean -purge",
+                   "synth_ecp5 -top harness -json design.json"], cwd=folder)
         # The WebAssembly build sees the current folder only.
         done = subprocess.run([program, "--85k", "--package", "CABGA756", "--speed", "6", "--json", "design.json",
                                "--freq", str(target_mhz), "--seed", str(seed), "--timing-allow-fail",
