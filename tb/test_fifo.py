@@ -50,6 +50,11 @@ def test_fifo(depth, width):
     coverage.require(50)
 
 
+def test_fifo_cocotb():
+    bench = Bench(StreamFIFO(shape=8, depth=4), name="stream_fifo")
+    bench.run(*traffic(7, depth=4, width=8, entries=300, coverage=Coverage("fifo", POINTS)), engine="cocotb", seed=7)
+
+
 def test_stuck_pointer_is_seen():
     bench = Bench(StreamFIFO(shape=8, depth=4), name="stream_fifo", verilog_edit=lambda t: t.replace("level <= ", "level <= 3'h1 & ", 1))
     with pytest.raises(Mismatch):
