@@ -22,7 +22,7 @@ from neuroflex.flow import POLICIES, compile_network
 from neuroflex.formats import Core
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate, quantise
-from neuroflex.sim.run import job_workloads, simulate_job
+from neuroflex.sim.run import job_workloads
 from neuroflex.sim.top import FIELDS
 from neuroflex.tb.accelerator import AcceleratorError, RtlAccelerator
 from neuroflex.tb.compare import compare_job
@@ -75,12 +75,8 @@ def count_points(coverage, job, tensor, memory, done):
 
 
 def same(accelerator, job, tensor, memory, name):
-    """Compare; the model that jumps over quiet cycles must agree with the one that does not."""
     done = compare_job(accelerator, job, tensor, memory=memory)
     assert done.cycle_mismatches == done.value_mismatches == 0, f"{name}: {done.first}"
-    quick = simulate_job(job, tensor, memory)
-    assert (quick.counters, quick.finished_at) == (done.model.counters, done.model.finished_at), name
-    np.testing.assert_array_equal(quick.layers, done.model.layers)
     return done
 
 
