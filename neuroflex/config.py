@@ -64,8 +64,8 @@ class ArchConfig:
             fail("name", "must be a plain identifier, since it becomes part of file and module names")
 
         powers = {"chunk_bits": (32, 256), "ann_pes": (2, 32), "snn_pes": (2, 32), "slots": (2, 16),
-                  "columns_per_pe": (2, 64), "row_buffers": (2, 8), "value_lines": (16, 1 << 16),
-                  "mask_pairs": (16, 1 << 16), "laggy_adders": (4, 256), "cache_banks": (2, 32),
+                  "columns_per_pe": (2, 64), "row_buffers": (2, 8), "value_lines": (16, 1 << 15),
+                  "mask_pairs": (16, 1 << 15), "laggy_adders": (4, 256), "cache_banks": (2, 32),
                   "cache_ways": (2, 16), "cache_sets": (4, 4096), "fetch_ahead": (2, 64),
                   "pending_lines": (16, 256), "write_buffer": (2, 32)}
         ranges = {"snn_levels": (1, 15), "ann_acc_bits": (16, 40), "snn_acc_bits": (12, 32),

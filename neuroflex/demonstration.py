@@ -8,7 +8,7 @@ import numpy as np
 
 from neuroflex import flow
 from neuroflex.compiler.schedule import profile
-from neuroflex.formats import Core, StallCause
+from neuroflex.formats import Core, StallCause, Status
 from neuroflex.generate import MANIFEST, generate, sources_digest
 from neuroflex.report import Report, write_report
 from neuroflex.sim.cost import column_costs
@@ -71,6 +71,9 @@ def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
     with show.step("build the simulator and compile the golden model"):
         _build(job, tensors[0])
     verdicts = [flow.verify(job, tensor) for tensor in show.track(tensors, "compare RTL and golden model in every cycle")]
+    ended = [v.rtl.status.name for v in verdicts if v.rtl.status is not Status.DONE]
+    if ended:
+        raise RuntimeError(f"{len(ended)} of {images} jobs did not end well on the RTL; the first: {ended[0]}")
     edp = {policy: float(np.mean([flow.energy_pj(other, tensor) * (verdict.model if other is job else flow.simulate_model(other, tensor)).cycles
                                   for tensor, verdict in zip(tensors, verdicts)]))
            for policy, other in show.track(list(jobs.items()), "energy-delay product of the policies")}

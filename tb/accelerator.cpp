@@ -89,7 +89,7 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
         if (trace_out) { memcpy(trace_out, trace.data(), trace_words * 8); trace_out += trace_words; }
         const uint64_t* o = trace.data();
 
-        if (get(o, out(ANS_VALID))) {
+        if (get(o, out(ANS_VALID)) && answered < n_script) {
             answers[answered++] = get(o, out(ANS_PAYLOAD));
             answered_at = t;
             if (answered == n_script) ended = t;
