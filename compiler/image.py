@@ -15,14 +15,13 @@ Whatever is not exactly such a file is refused with an :class:`ImageError` that 
 """
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from neuroflex.atomic import write_atomically
 from neuroflex.config import ArchConfig, ConfigError
 from neuroflex.formats import CHUNK_LINES, MAX_LEVEL
 
@@ -252,18 +251,7 @@ class ProgramImage:
 
     def save(self, path):
         """Write the file, whole or not at all."""
-        path = Path(path)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_atomically(path, self.to_bytes())
 
     @classmethod
     def load(cls, path):

@@ -21,9 +21,7 @@ __all__ = [
 import hashlib
 import io
 import json
-import os
 import struct
-import tempfile
 import zipfile
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -31,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neuroflex.atomic import write_atomically
 from neuroflex.formats import MAX_LEVEL
 
 FORMAT_VERSION = 1
@@ -407,18 +406,7 @@ class Network:
 
     def save(self, path):
         """Write the network file at ``path``, replacing it in one step: a reader never sees half a file."""
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(path, self.to_bytes())
 
     @classmethod
     def from_bytes(cls, data, *, origin="network file"):

@@ -147,7 +147,7 @@ def test_file_round_trip(tmp_path):
 def test_save_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "net.npz"
     path.write_bytes(b"old")
-    monkeypatch.setattr(ir.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         make_network().save(path)
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
