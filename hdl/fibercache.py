@@ -7,19 +7,10 @@ from amaranth.lib.wiring import In, Out
 from neuroflex.cache_policy import CLIENT_QUEUE, bank_bits, set_bits, tag_bits
 from neuroflex.config import ArchConfig
 from neuroflex.hdl.cache_bank import CLIENTS, CacheBank, Client
-from neuroflex.hdl.layouts import fetch_layout, read_data_layout, read_layout, response_layout, write_layout
+from neuroflex.layouts import (burst_layout, fetch_layout, line_write_layout, read_data_layout, read_layout, response_layout,
+                               write_layout)
 
-__all__ = ["FiberCache", "ReplayQueue", "burst_layout", "line_write_layout"]
-
-
-def burst_layout(config):
-    """Stream of read requests to memory: ``lines`` (1 ... 255) lines from ``address`` on."""
-    return data.StructLayout({"address": config.address_bits, "lines": 8})
-
-
-def line_write_layout(config):
-    """Stream of write requests to memory: store ``line`` at ``address``."""
-    return data.StructLayout({"address": config.address_bits, "line": config.chunk_bits})
+__all__ = ["FiberCache", "ReplayQueue"]
 
 
 def _pick(choices):
@@ -116,19 +107,19 @@ class FiberCache(wiring.Component):
 
     Members
     -------
-    fetch : In(stream of :func:`~neuroflex.hdl.layouts.fetch_layout`)
+    fetch : In(stream of :func:`~neuroflex.layouts.fetch_layout`)
         Hints: ``lines`` (at least 1) lines will be read soon.
-    read : In(stream of :func:`~neuroflex.hdl.layouts.read_layout`)
+    read : In(stream of :func:`~neuroflex.layouts.read_layout`)
         One line per cycle while they hit and no two follow each other in one set of a bank.
-    response : Out(:func:`~neuroflex.hdl.layouts.response_layout`)
+    response : Out(:func:`~neuroflex.layouts.response_layout`)
         Lines in the order of the reads; at the earliest ``READ_LATENCY`` (5) cycles after the read was accepted.
-    write : In(stream of :func:`~neuroflex.hdl.layouts.write_layout`)
+    write : In(stream of :func:`~neuroflex.layouts.write_layout`)
         Lines to keep, or to pass on (``through``).
-    read_request : Out(stream of :func:`burst_layout`)
+    read_request : Out(stream of :func:`~neuroflex.layouts.burst_layout`)
         Bursts to memory, issued only after every write before them was handed over.
-    read_data : In(stream of :func:`~neuroflex.hdl.layouts.read_data_layout`)
+    read_data : In(stream of :func:`~neuroflex.layouts.read_data_layout`)
         Their lines, in order.
-    write_request : Out(stream of :func:`line_write_layout`)
+    write_request : Out(stream of :func:`~neuroflex.layouts.line_write_layout`)
         Evicted lines and lines passed on.
     invalidate : In(1)
         Pulse: serve what was accepted, then forget all lines without writing them back.

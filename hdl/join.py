@@ -5,7 +5,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.formats import LEVEL_BITS, LoadKind
-from neuroflex.hdl.layouts import broadcast_layout, load_layout
+from neuroflex.layouts import broadcast_layout, load_layout
 from neuroflex.hdl.prefix import FastPrefix, PriorityEncoder, count_flags
 
 __all__ = ["JoinFrontEnd", "match_layout", "retire_layout", "weighted_layout"]

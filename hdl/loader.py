@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
 from neuroflex.formats import LOAD_BURST, RECORD_MAGIC, Core, LoadKind, Status, column_record_lines
-from neuroflex.hdl.layouts import burst_layout, load_layout, read_data_layout
+from neuroflex.layouts import burst_layout, load_layout, read_data_layout
 
 __all__ = ["LOADER_LATENCY", "LineCounter", "Loader", "RecordParser"]
 

@@ -6,8 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.cache_policy import MAX_WRITES
 from neuroflex.config import ArchConfig
-from neuroflex.hdl.fibercache import burst_layout, line_write_layout
-from neuroflex.hdl.layouts import memory_request_layout, read_data_layout
+from neuroflex.layouts import burst_layout, line_write_layout, memory_request_layout, read_data_layout
 
 __all__ = ["MemoryArbiter"]
 
@@ -37,14 +36,14 @@ class MemoryArbiter(wiring.Component):
 
     Members
     -------
-    cache_write : In(stream of :func:`~neuroflex.hdl.fibercache.line_write_layout`)
-    cache_request, sequencer_request : In(stream of :func:`~neuroflex.hdl.fibercache.burst_layout`)
-    cache_data, sequencer_data : Out(stream of :func:`~neuroflex.hdl.layouts.read_data_layout`)
-    request : Out(stream of :func:`~neuroflex.hdl.layouts.memory_request_layout`)
+    cache_write : In(stream of :func:`~neuroflex.layouts.line_write_layout`)
+    cache_request, sequencer_request : In(stream of :func:`~neuroflex.layouts.burst_layout`)
+    cache_data, sequencer_data : Out(stream of :func:`~neuroflex.layouts.read_data_layout`)
+    request : Out(stream of :func:`~neuroflex.layouts.memory_request_layout`)
         The memory port, with the following three.
     write_data : Out(stream of a line)
         One line for each write request, in order; offered from the same cycle on.
-    read_data : In(stream of :func:`~neuroflex.hdl.layouts.read_data_layout`)
+    read_data : In(stream of :func:`~neuroflex.layouts.read_data_layout`)
     write_done : In(stream of ``{error}``)
         One for each write request. Always taken.
     idle : Out(1)

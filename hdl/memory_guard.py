@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
 from neuroflex.hdl.fifo import StreamFIFO
-from neuroflex.hdl.layouts import memory_request_layout, read_data_layout
+from neuroflex.layouts import memory_request_layout, read_data_layout
 
 __all__ = ["MemoryGuard", "memory_port"]
 

@@ -5,7 +5,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.formats import LEVEL_BITS
-from neuroflex.hdl.layouts import broadcast_layout, load_layout, settings_layout
+from neuroflex.layouts import broadcast_layout, load_layout, settings_layout
 
 __all__ = ["RowEnd", "pe_ports"]
 

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from neuroflex.config import ArchConfig
 from neuroflex.formats import (CHUNK_LINES, DESCRIPTOR_FIELDS, DESCRIPTOR_VERSION, DESCRIPTOR_WORDS, Opcode, StallCause, Status,
                                descriptor_checksum, descriptor_lines)
-from neuroflex.hdl.layouts import burst_layout, read_data_layout, settings_layout
+from neuroflex.layouts import burst_layout, read_data_layout, settings_layout
 
 __all__ = ["Phase", "Sequencer"]
 

@@ -22,7 +22,7 @@ from numba import njit
 from neuroflex.config import PRESETS
 from neuroflex.formats import DESCRIPTOR_FIELDS, StallCause
 from neuroflex.hdl.broadcaster import Broadcaster
-from neuroflex.hdl.layouts import broadcast_layout, fetch_layout, read_layout, response_layout, settings_layout
+from neuroflex.layouts import broadcast_layout, fetch_layout, read_layout, response_layout, settings_layout
 from neuroflex.sim import broadcaster as model
 from neuroflex.sim.walk import ADDRESS, CONSUME, GROUP, OUTSIDE, WALK_FIELDS, walk_chunks
 from neuroflex.tb.bench import Bench, Mismatch

@@ -18,7 +18,7 @@ from amaranth.lib.wiring import In, Out
 from neuroflex.config import PRESETS
 from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl import broadcaster
-from neuroflex.hdl.layouts import chunk_layout, settings_layout
+from neuroflex.layouts import chunk_layout, settings_layout
 
 pytestmark = pytest.mark.formal
 

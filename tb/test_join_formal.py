@@ -20,7 +20,7 @@ from neuroflex.config import PRESETS
 from neuroflex.formal import ProofFailed, prove
 from neuroflex.formats import LoadKind
 from neuroflex.hdl.join import JoinFrontEnd
-from neuroflex.hdl.layouts import broadcast_layout, load_layout
+from neuroflex.layouts import broadcast_layout, load_layout
 
 pytestmark = pytest.mark.formal
 

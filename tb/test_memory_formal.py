@@ -18,7 +18,7 @@ from neuroflex.cache_policy import CLIENT_QUEUE
 from neuroflex.config import ArchConfig
 from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl.fibercache import FiberCache, ReplayQueue
-from neuroflex.hdl.layouts import read_layout, write_layout
+from neuroflex.layouts import read_layout, write_layout
 from neuroflex.hdl.memory_arbiter import MemoryArbiter
 
 pytestmark = pytest.mark.formal

@@ -9,8 +9,8 @@ import pytest
 
 from neuroflex.config import PRESETS
 from neuroflex.formats import DESCRIPTOR_FIELDS, Opcode, StallCause, Status, descriptor_checksum, descriptor_lines, pack_descriptor
-from neuroflex.hdl.layouts import settings_layout
 from neuroflex.hdl.sequencer import Phase, Sequencer
+from neuroflex.layouts import settings_layout
 from neuroflex.sim import sequencer as model
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.coverage import Coverage

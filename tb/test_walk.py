@@ -19,8 +19,8 @@ import pytest
 
 from neuroflex.config import PRESETS
 from neuroflex.formats import DESCRIPTOR_FIELDS
-from neuroflex.hdl.layouts import chunk_layout, settings_layout
 from neuroflex.hdl.walk import Walk
+from neuroflex.layouts import chunk_layout, settings_layout
 from neuroflex.sim.walk import WALK_FIELDS, walk_chunks, walk_times
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.layers import KINDS, pack_payload, random_layer

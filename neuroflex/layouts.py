@@ -9,8 +9,8 @@ from amaranth.lib import data
 
 from neuroflex.formats import DESCRIPTOR_FIELDS, Core, LoadKind
 
-__all__ = ["broadcast_layout", "burst_layout", "chunk_layout", "fetch_layout", "load_layout", "memory_request_layout",
-           "read_data_layout", "read_layout", "response_layout", "settings_layout", "write_layout"]
+__all__ = ["broadcast_layout", "burst_layout", "chunk_layout", "fetch_layout", "line_write_layout", "load_layout",
+           "memory_request_layout", "read_data_layout", "read_layout", "response_layout", "settings_layout", "write_layout"]
 
 
 def settings_layout(config):
@@ -116,6 +116,11 @@ def response_layout(config):
 def write_layout(config):
     """Stream to the cache: store ``line`` at ``address``; ``through``: straight to memory, not kept."""
     return data.StructLayout({"address": config.address_bits, "line": config.chunk_bits, "through": 1})
+
+
+def line_write_layout(config):
+    """Stream from the cache to the memory arbiter: store ``line`` at ``address``."""
+    return data.StructLayout({"address": config.address_bits, "line": config.chunk_bits})
 
 
 def memory_request_layout(config):
