@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuroflex.formats import RECORD_MAGIC, Core, Status, column_record_lines
+from neuroflex.formats import RECORD_MAGIC, Core, Status, column_record_lines, most_levels
 
 __all__ = ["LoadStreamError", "PeRecord", "pack_load_stream", "pack_records", "record_lines", "unpack_load_stream"]
 
@@ -73,7 +73,8 @@ def _check(record, config, groups_log2):
         raise ValueError(f"{where}: a row must be whole chunks of {config.chunk_bits} positions, not {weights.shape[1]}")
     if weights.min() < -128 or weights.max() > 127:
         raise ValueError(f"{where}: a weight does not fit INT8")
-    for name, low, high in (("levels", 0, 255), ("bias", -1 << 31, (1 << 31) - 1), ("theta", 0, (1 << 32) - 1)):
+    for name, low, high in (("levels", 1, most_levels(record.core, config)), ("bias", -1 << 31, (1 << 31) - 1),
+                            ("theta", 1, (1 << config.theta_bits) - 1)):
         values = np.asarray(getattr(record, name), np.int64)
         if values.shape != (len(weights),):
             raise ValueError(f"{where}: {name} must be {len(weights)} values, not of shape {values.shape}")
@@ -220,13 +221,13 @@ def unpack_load_stream(lines, config, groups_log2=0):
     reader = _Reader(lines, config)
     if not len(reader.lines):
         raise LoadStreamError(0, Status.BAD_LOAD_LENGTH, "the stream is empty")
-    records = []
+    records, seen = [], set()
     while reader.at < len(reader.lines):
-        records.append(_unpack_record(reader, config, groups_log2))
+        records.append(_unpack_record(reader, config, groups_log2, seen))
     return records
 
 
-def _unpack_record(reader, config, groups_log2):
+def _unpack_record(reader, config, groups_log2, seen):
     core, pe, columns, magic = (int(byte) for byte in reader.take(1, "a header")[0, :4])
     pes = (config.snn_pes if core == Core.SNN else config.ann_pes) >> groups_log2
     if magic != RECORD_MAGIC:
@@ -237,6 +238,9 @@ def _unpack_record(reader, config, groups_log2):
         reader.refuse(Status.BAD_LOAD_RECORD, f"there is no PE {pe} in groups of {pes}")
     if not 1 <= columns <= config.columns_per_pe:
         reader.refuse(Status.BAD_LOAD_RECORD, f"{columns} columns are not 1 to {config.columns_per_pe}")
+    if (core, pe) in seen:
+        reader.refuse(Status.BAD_LOAD_RECORD, f"{Core(core).name} PE {pe} had a record before")
+    seen.add((core, pe))
 
     sizes = reader.take(1, "a header")[0, :4].astype(np.int64)
     pairs, value_lines = int(sizes[0] | sizes[1] << 8), int(sizes[2] | sizes[3] << 8)
@@ -245,8 +249,14 @@ def _unpack_record(reader, config, groups_log2):
     if value_lines > config.value_lines:
         reader.refuse(Status.BAD_LOAD_LENGTH, f"{value_lines} value lines are more than {config.value_lines}")
 
-    parameters = reader.take(columns * column_record_lines(config), "the parameters").reshape(columns, -1)
-    words = parameters[:, :_PARAMETER_BYTES].copy().view("<u4").astype(np.int64)
+    words, most = np.zeros((columns, 3), np.int64), most_levels(core, config)
+    for column in range(columns):
+        lines = reader.take(column_record_lines(config), "the parameters")
+        words[column] = theta, _, levels = lines.reshape(-1)[:_PARAMETER_BYTES].copy().view("<u4").astype(np.int64)
+        if not 1 <= theta < 1 << config.theta_bits:
+            reader.refuse(Status.BAD_LOAD_RECORD, f"theta {theta} of column {column} is not 1 to {(1 << config.theta_bits) - 1}")
+        if not 1 <= levels <= (most := most_levels(core, config)):
+            reader.refuse(Status.BAD_LOAD_RECORD, f"{levels} levels of column {column} are not 1 to {most}")
     chunk_pairs = -(-columns // 2)
     begin = reader.at
     masks = np.unpackbits(reader.take(2 * pairs, "the masks"), axis=-1, bitorder="little").astype(bool)
@@ -264,6 +274,5 @@ def _unpack_record(reader, config, groups_log2):
     dense = np.zeros(masks.shape, np.int64)
     dense[masks] = values[:int(masks.sum())]
     weights = dense.reshape(-1, 2 * chunk_pairs, config.chunk_bits)[:, :columns].transpose(1, 0, 2).reshape(columns, -1)
-    levels = words[:, 2] & 0xFF
     bias = words[:, 1] - (words[:, 1] >> 31 << 32)
-    return PeRecord(Core(core), pe, weights, levels, bias, words[:, 0])
+    return PeRecord(Core(core), pe, weights, words[:, 2], bias, words[:, 0])

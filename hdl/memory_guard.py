@@ -29,7 +29,7 @@ def memory_port(config):
 class MemoryGuard(wiring.Component):
     """Buffers requests and write data (two each), counts what memory still owes, and settles it after an abort.
 
-    ``abort`` in cycle t raises ``core_reset`` from t + 1 until nothing is owed: answers are taken and dropped, missing
+    ``abandon`` in cycle t raises ``core_reset`` from t + 1 until nothing is owed: answers are taken and dropped, missing
     write data are sent as zero. Nothing that was shown as valid to memory is taken back.
 
     Timing: a request or a write beat passes with one cycle of latency, one per cycle; read data and write answers
@@ -41,7 +41,7 @@ class MemoryGuard(wiring.Component):
         Towards the core.
     memory : Out(memory_port)
         Towards memory.
-    abort : In(1)
+    abandon : In(1)
     core_reset : Out(1)
         Resets everything but this block and the register file.
     idle : Out(1)
@@ -53,7 +53,7 @@ class MemoryGuard(wiring.Component):
             raise TypeError(f"config must be an ArchConfig, not {config!r}")
         self._config = config
         super().__init__({"core": In(memory_port(config)), "memory": Out(memory_port(config)),
-                          "abort": In(1), "core_reset": Out(1), "idle": Out(1)})
+                          "abandon": In(1), "core_reset": Out(1), "idle": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -92,7 +92,7 @@ class MemoryGuard(wiring.Component):
             self.idle.eq((reads == 0) & (lines == 0) & (answers == 0) & ~requests.o.valid & ~write_lines.o.valid),
             self.core_reset.eq(resetting),
         ]
-        with m.If(self.abort):
+        with m.If(self.abandon):
             m.d.sync += resetting.eq(1)
         with m.Elif(self.idle):
             m.d.sync += resetting.eq(0)

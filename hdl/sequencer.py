@@ -6,9 +6,12 @@ from amaranth.lib.wiring import In, Out
 from neuroflex.config import ArchConfig
 from neuroflex.formats import (CHUNK_LINES, DESCRIPTOR_FIELDS, DESCRIPTOR_VERSION, DESCRIPTOR_WORDS, Opcode, StallCause, Status,
                                descriptor_checksum, descriptor_lines)
+from neuroflex.hdl.geometry import GEOMETRY_CASES, GEOMETRY_LATENCY, GeometryCheck
 from neuroflex.layouts import burst_layout, read_data_layout, settings_layout
 
-__all__ = ["Phase", "Sequencer"]
+__all__ = ["CHECK_CYCLES", "Phase", "Sequencer"]
+
+CHECK_CYCLES = GEOMETRY_CASES - 1 + GEOMETRY_LATENCY   # the last case has no tensor, and is through earlier
 
 _WORD_BITS = 32
 CHECKSUM_START = descriptor_checksum([])
@@ -22,7 +25,7 @@ class Phase(enum.Enum, shape=4):
     REQUEST = 2      # ask for the next descriptor
     RECEIVE = 3      # its lines arrive
     CHECKSUM = 4     # one word per cycle
-    CHECK = 5        # geometry, three cycles
+    CHECK = 5        # field by field, and geometry
     DECIDE = 6       # start the layer, end the job or stop
     LOAD = 7         # weights on their way to the slices
     RUN = 8          # broadcaster and compressor at work
@@ -34,7 +37,7 @@ class Sequencer(wiring.Component):
     """Controls a job: invalidate, then for each descriptor fetch, check, load, run; END waits for memory and reports.
 
     Cycles of a layer besides loading and running: request handshake + memory latency + ``descriptor_lines`` beats
-    + 32 (checksum) + 3 (check) + 1 (decide). A job that is started in cycle t (``start`` high) shows ``busy`` in t + 1.
+    + 32 (checksum) + ``CHECK_CYCLES`` = 10 (check) + 1 (decide). A job that is started in cycle t (``start`` high) shows ``busy`` in t + 1.
 
     Members
     -------
@@ -61,7 +64,7 @@ class Sequencer(wiring.Component):
         What this cycle is counted under.
     progress, bus_error, quiet : In(1)
         Something moved; memory answered with an error (sticky here until the next start); nothing is outstanding.
-    abort : Out(1)
+    abandon : Out(1)
         Pulse: the watchdog struck; the parent resets the core.
     """
 
@@ -79,7 +82,7 @@ class Sequencer(wiring.Component):
             "settings": Out(settings_layout(config)),
             "clear": Out(1), "run": Out(1), "broadcaster_finished": In(1), "compressor_finished": In(1),
             "running_cause": In(4), "cause": Out(4),
-            "progress": In(1), "bus_error": In(1), "quiet": In(1), "abort": Out(1),
+            "progress": In(1), "bus_error": In(1), "quiet": In(1), "abandon": Out(1),
         })
 
     def elaborate(self, platform):
@@ -101,6 +104,9 @@ class Sequencer(wiring.Component):
         silence = Signal(32)
         broadcaster_done, compressor_done = Signal(), Signal()
         check = self._checks(m, field)
+        m.submodules.geometry = geometry = GeometryCheck(config=config)
+        m.d.comb += [geometry.settings.eq(self.settings), geometry.clear.eq(phase == Phase.CHECKSUM),
+                     geometry.valid.eq((phase == Phase.CHECK) & (count < GEOMETRY_CASES)), geometry.case.eq(count)]
 
         m.d.comb += [
             self.phase.eq(phase), self.busy.eq(phase != Phase.IDLE), self.code.eq(code),
@@ -118,7 +124,7 @@ class Sequencer(wiring.Component):
             with m.Default():
                 m.d.comb += self.cause.eq(StallCause.CONTROL)
 
-        m.d.sync += [self.cache_invalidate.eq(0), self.loader_start.eq(0), self.clear.eq(0), self.run.eq(0), self.abort.eq(0)]
+        m.d.sync += [self.cache_invalidate.eq(0), self.loader_start.eq(0), self.clear.eq(0), self.run.eq(0), self.abandon.eq(0)]
         with m.If(self.bus_error & (phase != Phase.IDLE)):
             m.d.sync += bus_error.eq(1)
 
@@ -151,9 +157,9 @@ class Sequencer(wiring.Component):
                 with m.Else():
                     m.d.sync += checksum.eq(checksum.rotate_left(1) + words[0])
             with m.Case(Phase.CHECK):
-                # The verdicts are two registers behind the words.
+                # The verdicts on single fields are two registers behind the words, those on the geometry come last.
                 m.d.sync += count.eq(count + 1)
-                with m.If(count == 2):
+                with m.If(count == CHECK_CYCLES - 1):
                     m.d.sync += phase.eq(Phase.DECIDE)
                     with m.If(bus_error):
                         m.d.sync += code.eq(Status.BUS_ERROR)
@@ -163,9 +169,9 @@ class Sequencer(wiring.Component):
                         m.d.sync += code.eq(Status.BAD_OPCODE)
                     with m.Elif(field["opcode"] == Opcode.END):
                         m.d.sync += code.eq(Status.DONE)
-                    with m.Elif(check["source"]):
+                    with m.Elif(check["source"] | geometry.source_wrong):
                         m.d.sync += code.eq(Status.BAD_SOURCE)
-                    with m.Elif(check["output"]):
+                    with m.Elif(check["output"] | geometry.output_wrong):
                         m.d.sync += code.eq(Status.BAD_OUTPUT)
                     with m.Elif(check["load"]):
                         m.d.sync += code.eq(Status.BAD_LOAD_LENGTH)
@@ -204,7 +210,7 @@ class Sequencer(wiring.Component):
         with m.Else():
             m.d.sync += silence.eq(silence + 1)
             with m.If((self.watchdog != 0) & (silence == self.watchdog)):
-                m.d.sync += [code.eq(Status.WATCHDOG), phase.eq(Phase.RETURN), self.abort.eq(1)]
+                m.d.sync += [code.eq(Status.WATCHDOG), phase.eq(Phase.RETURN), self.abandon.eq(1)]
         return m
 
     def _checks(self, m, field):
@@ -250,7 +256,10 @@ class Sequencer(wiring.Component):
             field["levels_in"] > config.snn_levels, (field["snn_rounds"] != 0) & (field["levels_in"] == 0),
             (chunks + field["out_first_chunk"]) > field["out_chunks"],
         ).any())
-        m.d.comb += verdict["load"].eq((field["load_lines"] == 0) | (field["load_lines"][top:] != 0) | (field["load_address"][top:] != 0))
+        load_end = Signal(top + 1)
+        m.d.comb += load_end.eq(field["load_address"][:top] + field["load_lines"][:top])
+        m.d.comb += verdict["load"].eq((field["load_lines"] == 0) | (field["load_lines"][top:] != 0) | (field["load_address"][top:] != 0)
+                                       | (load_end > 1 << top))
         registered = {name: Signal(name=f"bad_{name}_seen") for name in verdict}
         for name, value in verdict.items():
             m.d.sync += registered[name].eq(value)

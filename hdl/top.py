@@ -50,7 +50,7 @@ class NeuroFlexCore(wiring.Component):
     -------
     memory : Out(memory_port)
     start, program_address, watchdog : In
-    busy, finish, code, layer, abort : Out
+    busy, finish, code, layer, abandon : Out
         See :class:`Sequencer`.
     memory_idle : In(1)
         The memory guard owes nothing.
@@ -62,7 +62,7 @@ class NeuroFlexCore(wiring.Component):
         super().__init__({
             "memory": Out(memory_port(config)),
             "start": In(1), "program_address": In(32), "watchdog": In(32),
-            "busy": Out(1), "finish": Out(1), "code": Out(8), "layer": Out(16), "abort": Out(1),
+            "busy": Out(1), "finish": Out(1), "code": Out(8), "layer": Out(16), "abandon": Out(1),
             "memory_idle": In(1), "probe": Out(probe_layout(config)),
         })
 
@@ -82,7 +82,7 @@ class NeuroFlexCore(wiring.Component):
         m.d.comb += [
             sequencer.start.eq(self.start), sequencer.program_address.eq(self.program_address), sequencer.watchdog.eq(self.watchdog),
             self.busy.eq(sequencer.busy), self.finish.eq(sequencer.finish), self.code.eq(sequencer.code),
-            self.layer.eq(sequencer.layer), self.abort.eq(sequencer.abort),
+            self.layer.eq(sequencer.layer), self.abandon.eq(sequencer.abandon),
         ]
 
         # Memory: sequencer and loader take turns as one client of the arbiter.
@@ -203,7 +203,7 @@ class NeuroFlex(wiring.Component):
         m.d.comb += [
             core.start.eq(registers.start), core.program_address.eq(registers.program_address), core.watchdog.eq(registers.watchdog),
             core.memory_idle.eq(guard.idle),
-            guard.abort.eq(core.abort | registers.soft_reset),
+            guard.abandon.eq(core.abandon | registers.soft_reset),
             registers.busy.eq(core.busy | guard.core_reset), registers.finish.eq(core.finish), registers.code.eq(core.code),
             registers.layer.eq(core.layer),
             self.irq.eq(registers.irq),

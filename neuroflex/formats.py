@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["CHUNK_LINES", "DESCRIPTOR_FIELDS", "DESCRIPTOR_WORDS", "DESCRIPTOR_VERSION", "Core", "Field", "LOAD_BURST", "LoadKind", "Opcode",
            "RECORD_MAGIC", "Status", "StallCause", "LEVEL_BITS", "MAX_LEVEL", "column_record_lines", "descriptor_checksum",
-           "descriptor_lines", "pack_chunk", "pack_descriptor", "unpack_chunk", "unpack_descriptor"]
+           "descriptor_lines", "most_levels", "pack_chunk", "pack_descriptor", "unpack_chunk", "unpack_descriptor"]
 
 LEVEL_BITS = 7        # activations are levels 0 ... 127, stored as INT8
 MAX_LEVEL = 127
@@ -45,7 +45,7 @@ class Status(IntEnum):
     BAD_CHECKSUM = 3         # descriptor checksum wrong
     BAD_SOURCE = 4           # a source's shape, kernel, stride or padding cannot exist
     BAD_OUTPUT = 5           # output size zero, chunks zero, pool zero, more groups than PEs allow
-    BAD_LOAD_RECORD = 6      # load stream: magic, core, PE or column count out of range
+    BAD_LOAD_RECORD = 6      # load stream: magic, core, PE, column count, threshold or levels out of range, a PE twice
     BAD_LOAD_LENGTH = 7      # load stream longer or shorter than its records say, or over a slice's capacity
     BUS_ERROR = 8            # the memory answered with an error
     WATCHDOG = 9             # no progress for the set number of cycles
@@ -177,6 +177,11 @@ LOAD_BURST = 64       # most lines that the loader asks for at a time
 def column_record_lines(config):
     """Lines of one column's parameters in the load stream."""
     return -(-96 // config.chunk_bits)
+
+
+def most_levels(core, config):
+    """Largest number of levels that a column may have on a core."""
+    return config.snn_levels if core == Core.SNN else MAX_LEVEL
 
 
 # --- fibers ----------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from neuroflex.formats import LOAD_BURST, RECORD_MAGIC, Core, LoadKind, Status, column_record_lines
+from neuroflex.formats import LOAD_BURST, RECORD_MAGIC, Core, LoadKind, Status, column_record_lines, most_levels
 
 __all__ = ["LATENCY", "LoadBeats", "loader_beat_line", "loader_busy", "loader_error", "loader_finished", "loader_init",
            "loader_request_address", "loader_request_lines", "loader_request_valid", "loader_start", "loader_step",
            "parse_load_stream"]
 
-LATENCY = 4     # cycles from a line's arrival to its beat
+LATENCY = 5     # cycles from a line's arrival to its beat
 
 NO_FAULT = -1
 
@@ -72,9 +72,9 @@ def parse_load_stream(lines, config, groups_log2):
     try:
         if not words:
             raise _Refused(0, Status.BAD_LOAD_LENGTH)
-        at = 0
+        at, seen = 0, set()
         while at < len(words):
-            at = _parse_record(words, at, config, groups_log2, beats)
+            at = _parse_record(words, at, config, groups_log2, seen, beats)
     except _Refused as refused:
         fault_line, fault = refused.line, refused.status
         beats = [beat for beat in beats if beat[0] < fault_line]
@@ -87,8 +87,8 @@ def parse_load_stream(lines, config, groups_log2):
     return LoadBeats(valid, *fields, data, fault_line, int(fault))
 
 
-def _parse_record(words, at, config, groups_log2, beats):
-    """Append a record's beats; returns the line after it."""
+def _parse_record(words, at, config, groups_log2, seen, beats):
+    """Append a record's beats and its PE to those ``seen``; returns the line after it."""
     def line(index):
         if index >= len(words):     # the stream ended with the line before
             raise _Refused(len(words) - 1, Status.BAD_LOAD_LENGTH)
@@ -96,8 +96,9 @@ def _parse_record(words, at, config, groups_log2, beats):
 
     core, pe, columns, magic = line(at).to_bytes(config.line_bytes, "little")[:4]
     if (magic != RECORD_MAGIC or core not in (Core.ANN, Core.SNN) or not 1 <= columns <= config.columns_per_pe
-            or pe >= (config.snn_pes if core else config.ann_pes) >> groups_log2):
+            or pe >= (config.snn_pes if core else config.ann_pes) >> groups_log2 or (core, pe) in seen):
         raise _Refused(at, Status.BAD_LOAD_RECORD)
+    seen.add((core, pe))
     beats.append((at, core, pe, LoadKind.COLUMNS, 0, columns))
 
     at += 1
@@ -110,6 +111,9 @@ def _parse_record(words, at, config, groups_log2, beats):
     for column in range(columns):
         record = sum(line(at + i) << (config.chunk_bits * i) for i in range(lines))
         at += lines
+        theta, levels = record & 0xFFFFFFFF, record >> 64 & 0xFFFFFFFF
+        if not (1 <= theta < 1 << config.theta_bits and 1 <= levels <= most_levels(core, config)):
+            raise _Refused(at - 1, Status.BAD_LOAD_RECORD)
         beats.append((at - 1, core, pe, LoadKind.PARAMETER, column, record & (1 << 72) - 1))
 
     chunk_pairs = (columns + 1) // 2

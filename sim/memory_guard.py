@@ -22,7 +22,7 @@ def guard_idle(state):
 
 
 @njit(cache=True)
-def guard_step(state, abort, request_valid, request_lines, request_write, request_taken, line_valid, line_taken, read_moved, answer_moved):
+def guard_step(state, abandon, request_valid, request_lines, request_write, request_taken, line_valid, line_taken, read_moved, answer_moved):
     """One cycle: what the core offers, what memory takes, and the answers that moved (all 0 or 1 but ``request_lines``).
 
     A queue accepts when it holds fewer than two entries at the cycle's start. Returns (request accepted, line accepted).
@@ -47,7 +47,7 @@ def guard_step(state, abort, request_valid, request_lines, request_write, reques
         state[LINES_OWED] -= 1
     state[READS_OWED] -= read_moved
     state[ANSWERS_OWED] -= answer_moved
-    if abort:
+    if abandon:
         state[RESETTING] = 1
     elif idle:
         state[RESETTING] = 0

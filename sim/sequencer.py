@@ -5,7 +5,7 @@ from numba import njit
 from neuroflex.formats import (CHUNK_LINES, DESCRIPTOR_VERSION, DESCRIPTOR_WORDS, Opcode, StallCause, Status, descriptor_checksum,
                                unpack_descriptor)
 
-__all__ = ["IDLE", "INVALIDATE", "LOAD", "REQUEST", "RECEIVE", "RUN", "FINISH", "RETURN", "STATE", "check_descriptor", "output_chunks",
+__all__ = ["CHECK_CYCLES", "IDLE", "INVALIDATE", "LOAD", "REQUEST", "RECEIVE", "RUN", "FINISH", "RETURN", "STATE", "check_descriptor", "output_chunks",
            "sequencer_cause", "sequencer_init", "sequencer_step"]
 
 # Phases, as hdl.sequencer.Phase.
@@ -13,8 +13,10 @@ IDLE, INVALIDATE, REQUEST, RECEIVE, CHECKSUM, CHECK, DECIDE, LOAD, RUN, FINISH, 
 
 # Indices of the state array.
 (PHASE, COUNT, CODE, LAYER, POINTER, BUS_ERROR, SILENCE, BROADCASTER_DONE, COMPRESSOR_DONE,
- PULSE_INVALIDATE, PULSE_LOADER, PULSE_CLEAR, PULSE_RUN, PULSE_ABORT) = range(14)
+ PULSE_INVALIDATE, PULSE_LOADER, PULSE_CLEAR, PULSE_RUN, PULSE_ABANDON) = range(14)
 STATE = 14
+
+CHECK_CYCLES = 10   # of phase CHECK
 
 # As plain integers: Numba takes them as constants.
 _NONE, _DONE, _BUS_ERROR, _WATCHDOG = int(Status.NONE), int(Status.DONE), int(Status.BUS_ERROR), int(Status.WATCHDOG)
@@ -27,6 +29,11 @@ def output_chunks(ann_rounds, snn_rounds, groups_log2, config):
     ann_lanes, snn_lanes = config.ann_pes >> groups_log2, config.snn_pes >> groups_log2
     positions = -(-ann_rounds * ann_lanes // snn_lanes) * snn_lanes + snn_rounds * snn_lanes
     return -(-positions // config.chunk_bits)
+
+
+def _ends(base, height, width, chunks):
+    """Line address after a tensor's last."""
+    return base + height * width * chunks * CHUNK_LINES
 
 
 def check_descriptor(words, config):
@@ -50,6 +57,7 @@ def check_descriptor(words, config):
     if d["opcode"] == Opcode.END:
         return Status.DONE
     space = 1 << config.address_bits
+    sources = []
     for index in range(2):
         s = {k.removeprefix(f"source{index}_"): v for k, v in d.items() if k.startswith(f"source{index}_")}
         if s["height"] == 0:
@@ -57,19 +65,26 @@ def check_descriptor(words, config):
                 return Status.BAD_SOURCE
             continue
         fits = (s["width"] and s["chunks"] and 1 <= s["kernel_h"] <= 7 and 1 <= s["kernel_w"] <= 7 and 1 <= s["stride"] <= 7
-                and s["pad"] < s["kernel_h"] and s["pad"] < s["kernel_w"] and s["repeat"] and s["base"] < space)
+                and s["pad"] < s["kernel_h"] and s["pad"] < s["kernel_w"] and s["repeat"]
+                and _ends(s["base"], s["height"], s["width"], s["chunks"]) <= space)
         if not fits:
             return Status.BAD_SOURCE
+        sources.append(s)
     fits = (d["out_height"] and d["out_width"] and d["out_chunks"] and 1 <= d["pool_h"] <= 7 and 1 <= d["pool_w"] <= 7
             and d["groups_log2"] <= config.max_groups.bit_length() - 1 and 1 <= d["fetch_lines"] <= CHUNK_LINES
-            and d["out_base"] < space and d["ann_rounds"] <= config.columns_per_pe and d["snn_rounds"] <= config.columns_per_pe
+            and _ends(d["out_base"], d["out_height"], d["out_width"], d["out_chunks"]) <= space and d["ann_rounds"] <= config.columns_per_pe and d["snn_rounds"] <= config.columns_per_pe
             and d["ann_rounds"] + d["snn_rounds"] and d["levels_in"] <= config.snn_levels
             and (d["levels_in"] or not d["snn_rounds"]))
     if not fits:
         return Status.BAD_OUTPUT
+    for s in sources:
+        for size, kernel, pool, out in (("height", "kernel_h", "pool_h", "out_height"), ("width", "kernel_w", "pool_w", "out_width")):
+            convolved = (s[size] + 2 * s["pad"] - s[kernel]) // s["stride"] + 1
+            if convolved // d[pool] != d[out]:
+                return Status.BAD_OUTPUT
     if output_chunks(d["ann_rounds"], d["snn_rounds"], d["groups_log2"], config) + d["out_first_chunk"] > d["out_chunks"]:
         return Status.BAD_OUTPUT
-    if not d["load_lines"] or d["load_lines"] >= space or d["load_address"] >= space:
+    if not 1 <= d["load_lines"] < space or d["load_address"] + d["load_lines"] > space:
         return Status.BAD_LOAD_LENGTH
     return Status.NONE
 
@@ -130,7 +145,7 @@ def sequencer_step(state, descriptor_lines, verdict, watchdog, start, program, c
             following, state[COUNT] = CHECK, 0
     elif phase == CHECK:
         state[COUNT] = count + 1
-        if count == 2:
+        if count == CHECK_CYCLES - 1:
             following = DECIDE
             state[CODE] = _BUS_ERROR if error_before else verdict
     elif phase == DECIDE:
@@ -170,6 +185,6 @@ def sequencer_step(state, descriptor_lines, verdict, watchdog, start, program, c
         state[SILENCE] = 0
     else:
         if watchdog != 0 and state[SILENCE] == watchdog:
-            state[CODE], following, state[PULSE_ABORT] = _WATCHDOG, RETURN, 1
+            state[CODE], following, state[PULSE_ABANDON] = _WATCHDOG, RETURN, 1
         state[SILENCE] += 1
     state[PHASE] = following

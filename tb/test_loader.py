@@ -22,7 +22,7 @@ from numba import njit
 from neuroflex.compiler.load_stream import LoadStreamError, PeRecord, pack_records, record_lines, unpack_load_stream
 from neuroflex.config import PRESETS, ArchConfig
 from neuroflex.eda import lint, to_verilog
-from neuroflex.formats import LOAD_BURST, Core, LoadKind, Status, column_record_lines
+from neuroflex.formats import LOAD_BURST, Core, LoadKind, Status, column_record_lines, most_levels
 from neuroflex.hdl.loader import LOADER_LATENCY, Loader
 from neuroflex.sim.loader import (LATENCY, loader_beat_line, loader_busy, loader_error, loader_finished, loader_init,
                                   loader_request_address, loader_request_lines, loader_request_valid, loader_start, loader_step,
@@ -41,6 +41,8 @@ DAMAGE = {
     "no columns": Status.BAD_LOAD_RECORD, "many columns": Status.BAD_LOAD_RECORD, "no pairs": Status.BAD_LOAD_LENGTH,
     "many pairs": Status.BAD_LOAD_LENGTH, "half a chunk": Status.BAD_LOAD_LENGTH, "many lines": Status.BAD_LOAD_LENGTH,
     "few lines": Status.BAD_LOAD_LENGTH, "phantom": Status.BAD_LOAD_RECORD, "cut": Status.BAD_LOAD_LENGTH,
+    "no theta": Status.BAD_LOAD_RECORD, "wide theta": Status.BAD_LOAD_RECORD, "no levels": Status.BAD_LOAD_RECORD,
+    "many levels": Status.BAD_LOAD_RECORD, "PE twice": Status.BAD_LOAD_RECORD,
     "too long": Status.BAD_LOAD_RECORD, "empty": Status.BAD_LOAD_LENGTH, "bus": Status.BUS_ERROR,
 }
 
@@ -58,8 +60,11 @@ def random_record(rng, config, core, pe, columns=None):
     weights = rng.integers(1, 128, (columns, positions)) * rng.choice([-1, 1], (columns, positions))
     keep = np.zeros(columns * positions, bool)
     keep[rng.permutation(keep.size)[:int(share * keep.size)]] = True
-    return PeRecord(core, pe, weights * keep.reshape(weights.shape), rng.integers(1, 128, columns),
-                    rng.integers(-1 << 31, 1 << 31, columns), rng.integers(0, 1 << 32, columns))
+    most, top = most_levels(core, config), (1 << config.theta_bits) - 1
+    return PeRecord(core, pe, weights * keep.reshape(weights.shape),
+                    np.where(rng.random(columns) < 0.3, rng.choice([1, most], columns), rng.integers(1, most + 1, columns)),
+                    rng.integers(-1 << 31, 1 << 31, columns),
+                    np.where(rng.random(columns) < 0.3, rng.choice([1, top], columns), rng.integers(1, top + 1, columns)))
 
 
 def random_records(rng, config, groups_log2, most=6):
@@ -83,6 +88,10 @@ def damaged(rng, config, groups_log2, kind):
     masks = start + 2 + columns * column_record_lines(config)
     _, pairs, value_lines = record_lines(records[at], config)
     pes = (config.snn_pes if records[at].core == Core.SNN else config.ann_pes) >> groups_log2
+
+    def parameter(word, value):                  # theta, bias, levels of a column of the record
+        first = start + 2 + int(rng.integers(columns)) * column_record_lines(config)
+        lines[first:first + column_record_lines(config)].reshape(-1)[4 * word:4 * word + 4] = np.frombuffer(value.to_bytes(4, "little"), np.uint8)
 
     def sizes(pairs, values):
         lines[start + 1, :4] = pairs & 255, pairs >> 8, values & 255, values >> 8
@@ -116,6 +125,17 @@ def damaged(rng, config, groups_log2, kind):
                 lines = np.delete(lines, masks + 2 * pairs, axis=0)
         case "phantom":
             lines[masks + 4 * rng.integers(pairs // 2) + 3, rng.integers(config.line_bytes)] |= 1 << rng.integers(8)
+        case "no theta":
+            parameter(0, 0)
+        case "wide theta":
+            parameter(0, (1 << int(rng.integers(config.theta_bits, 32))) | int(rng.integers(1 << 31)))
+        case "no levels":
+            parameter(2, 0)
+        case "many levels":
+            most = most_levels(records[at].core, config)
+            parameter(2, int(rng.choice([most + 1, 1 << int(rng.integers(8, 32)) | 1, int(rng.integers(most + 1, 1 << 32))])))
+        case "PE twice":                         # the first record's PE again, the record itself in order
+            lines = np.concatenate([lines, pack_records([random_record(rng, config, records[at].core, records[at].pe)], config, groups_log2)])
         case "cut":
             whole = np.cumsum([record_lines(record, config)[0] for record in records])
             lines = lines[:rng.choice(np.setdiff1d(np.arange(1, len(lines)), whole))]
@@ -272,7 +292,7 @@ def test_many_streams(config, seed):
 
 
 def test_timing():
-    """First request 2 cycles after start, a beat LOADER_LATENCY after its line, ``finished`` 5 after the last line."""
+    """First request 2 cycles after start, a beat LOADER_LATENCY after its line, ``finished`` 6 after the last line."""
     assert LATENCY == LOADER_LATENCY
     state = loader_init(NARROW)
     loader_start(state, 0, 200, -1, 0)
@@ -283,7 +303,7 @@ def test_timing():
     assert outputs[:, 0].argmax() == 2 - 1       # the arrays begin in the cycle after start
     assert (np.flatnonzero(outputs[:, 3] >= 0)[1:] - arrived[1:] == LATENCY).all()
     assert len(arrived) == 200 and np.ptp(arrived) == 199
-    assert cycles == arrived[-1] + 5
+    assert cycles == arrived[-1] + 6
 
 
 def test_model_speed():

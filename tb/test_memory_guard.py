@@ -19,7 +19,7 @@ POINTS = ("read burst", "write burst", "abort", "abort owing reads", "abort owin
 def traffic(rng, cycles, coverage):
     """A core that asks at random and a memory that answers what was asked, in order."""
     state = model.guard_init()
-    inputs = ("abort", "core__request__valid", "core__request__payload", "core__write_data__valid", "core__write_data__payload",
+    inputs = ("abandon", "core__request__valid", "core__request__payload", "core__write_data__valid", "core__write_data__payload",
               "core__read_data__ready", "core__write_done__ready", "memory__request__ready", "memory__write_data__ready",
               "memory__read_data__valid", "memory__read_data__payload", "memory__write_done__valid", "memory__write_done__payload")
     outputs = ("core__request__ready", "core__write_data__ready", "core__read_data__valid", "core__read_data__payload",
@@ -41,7 +41,7 @@ def traffic(rng, cycles, coverage):
             request = (int(rng.integers(0, 1 << CONFIG.address_bits)), int(rng.integers(1, 9)), int(rng.random() < 0.5))
         if line is None and core_owes and rng.random() < 0.6:
             line = int(rng.integers(0, 1 << 32))
-        abort = int(rng.random() < 0.01)
+        abandon = int(rng.random() < 0.01)
         ready, line_ready = int(rng.random() < 0.6), int(rng.random() < 0.6)
         read_ready, done_ready = int(rng.random() < 0.7), int(rng.random() < 0.7)
         read_valid = int(at_memory_reads > 0 and rng.random() < 0.5)
@@ -50,7 +50,7 @@ def traffic(rng, cycles, coverage):
         payload = 0 if request is None else request[0] | request[1] << CONFIG.address_bits | request[2] << (CONFIG.address_bits + 8)
         can_request, can_line = int(not resetting and len(requests) < 2), int(len(lines) < 2)
         offered = int(state[model.LINES_OWED] != 0) if resetting else int(line is not None)
-        values = (abort, int(request is not None), payload, int(line is not None), line or 0, read_ready, done_ready, ready, line_ready,
+        values = (abandon, int(request is not None), payload, int(line is not None), line or 0, read_ready, done_ready, ready, line_ready,
                   read_valid, read_payload, done_valid, done_payload)
         for name, value in zip(inputs, values):
             stimulus[name].append(value)
@@ -60,7 +60,7 @@ def traffic(rng, cycles, coverage):
                   resetting, int(model.guard_idle(state)))
         for name, value in zip(outputs, values):
             expected[name].append(value)
-        if abort:
+        if abandon:
             coverage.hit("abort")
             coverage.hit("abort owing reads", int(state[model.READS_OWED] > 0))
             coverage.hit("abort owing data", int(state[model.LINES_OWED] > 0))
@@ -70,7 +70,7 @@ def traffic(rng, cycles, coverage):
         taken, line_taken = bool(requests) and ready, bool(lines) and line_ready
         read_moved = int(read_valid and (read_ready or resetting))
         done_moved = int(done_valid and (done_ready or resetting))
-        accept, accept_line = model.guard_step(state, abort, int(request is not None), request[1] if request else 0,
+        accept, accept_line = model.guard_step(state, abandon, int(request is not None), request[1] if request else 0,
                                                request[2] if request else 0, taken, int(line is not None), line_taken, read_moved, done_moved)
         assert bool(accept) == bool(request is not None and can_request) and bool(accept_line) == bool(offered and can_line)
         if taken:

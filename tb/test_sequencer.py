@@ -1,6 +1,7 @@
 """Sequencer against its model.
 
-Plan: whole jobs of random descriptors, good and malformed in every way of ``check_descriptor``; loader errors; memory errors on
+Plan: whole jobs of random descriptors, good and malformed in every way of ``check_descriptor``: a field out of range, tensors and load
+streams that end at the last line of memory or beyond, output sizes that do not follow from the sources; loader errors; memory errors on
 descriptors, while running and at the end; slow memory, cache, loader and cores; watchdog at every phase; jobs back to back.
 A verdict forced to zero and a phase that skips must fail.
 """
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuroflex.config import PRESETS
-from neuroflex.formats import DESCRIPTOR_FIELDS, Opcode, StallCause, Status, descriptor_checksum, descriptor_lines, pack_descriptor
+from neuroflex.formats import CHUNK_LINES, DESCRIPTOR_FIELDS, Opcode, StallCause, Status, descriptor_checksum, descriptor_lines, pack_descriptor
 from neuroflex.hdl.sequencer import Phase, Sequencer
 from neuroflex.layouts import settings_layout
 from neuroflex.sim import sequencer as model
@@ -17,44 +18,102 @@ from neuroflex.tb.coverage import Coverage
 
 CONFIG = PRESETS["tiny"]
 LINES = descriptor_lines(CONFIG)
+SPACE = 1 << CONFIG.address_bits
 POINTS = (*(f"status {s.name}" for s in Status if s), *(f"phase {p.name}" for p in Phase), "loader error", "run error", "final error",
-          "watchdog in RUN", "watchdog in LOAD", "watchdog in REQUEST", "two layers", *(f"cause {c.name}" for c in StallCause))
+          "watchdog in RUN", "watchdog in LOAD", "watchdog in REQUEST", "two layers", *(f"cause {c.name}" for c in StallCause),
+          "layer", "end", "broken", "flip", "random", *(f"odd {s.name}" for s in (Status.BAD_SOURCE, Status.BAD_OUTPUT, Status.BAD_LOAD_LENGTH)))
+
+
+def below(rng, least, most):
+    """From ``least`` to ``most``, small ones as often as large ones."""
+    return min(most, int(least * (most / least) ** rng.random()))
+
+
+def fitted(rng, height, width, chunks=None):
+    """Chunks per spine and base of a tensor that lies within memory, often at its end."""
+    room = SPACE // (height * width * CHUNK_LINES)
+    chunks = below(rng, 1, min(room, (1 << 12) - 1)) if chunks is None else chunks
+    last = SPACE - height * width * chunks * CHUNK_LINES
+    return chunks, last if rng.random() < 0.2 else int(rng.integers(0, last + 1))
 
 
 def good_descriptor(rng):
     """Field values of a random layer that can run."""
-    d = {"opcode": Opcode.LAYER, "load_address": rng.integers(0, 1 << 20), "load_lines": rng.integers(1, 1 << 12),
-         "out_base": rng.integers(0, 1 << 20), "out_height": rng.integers(1, 1 << 16), "out_width": rng.integers(1, 1 << 16),
-         "pool_h": rng.integers(1, 8), "pool_w": rng.integers(1, 8), "groups_log2": rng.integers(0, CONFIG.max_groups.bit_length()),
+    size, pool = [below(rng, 1, 200) if rng.random() < 0.9 else 1 for _ in range(2)], rng.integers(1, 8, 2)
+    load_lines = below(rng, 1, SPACE - 1)
+    d = {"opcode": Opcode.LAYER, "load_address": rng.choice([SPACE - load_lines, rng.integers(0, SPACE - load_lines + 1)]),
+         "load_lines": load_lines, "out_height": size[0], "out_width": size[1],
+         "pool_h": pool[0], "pool_w": pool[1], "groups_log2": rng.integers(0, CONFIG.max_groups.bit_length()),
          "fetch_lines": rng.integers(1, 10), "ann_rounds": rng.integers(0, CONFIG.columns_per_pe + 1),
          "snn_rounds": rng.integers(1, CONFIG.columns_per_pe + 1), "levels_in": rng.integers(1, CONFIG.snn_levels + 1),
          "consume0": rng.integers(2), "consume1": rng.integers(2), "to_memory": rng.integers(2)}
-    for i in range(2):
-        kernel = rng.integers(1, 8, 2)
-        d |= {f"source{i}_{k}": v for k, v in {"base": rng.integers(0, 1 << 20), "height": rng.integers(1 - i, 100), "width": rng.integers(1, 100),
-              "chunks": rng.integers(1, 1 << 12), "kernel_h": kernel[0], "kernel_w": kernel[1], "stride": rng.integers(1, 8),
-              "pad": rng.integers(0, kernel.min()), "repeat": rng.integers(1, 16)}.items()}
-    first = rng.integers(0, 4)
-    chunks = model.output_chunks(int(d["ann_rounds"]), int(d["snn_rounds"]), int(d["groups_log2"]), CONFIG)
-    return d | {"out_first_chunk": first, "out_chunks": first + chunks + rng.integers(0, 2)}
+    sources = 1 + int(rng.integers(2))
+    for i in range(sources):
+        while True:     # a source of which this output comes; the last rows and columns may be too few for another
+            kernel, stride = rng.integers(1, 8, 2), int(rng.integers(1, 8))
+            pad = int(rng.integers(0, kernel.min()))
+            step = stride * pool
+            height, width = (int(n) for n in size * step - stride + kernel - 2 * pad + rng.choice([0 * step, step - 1, rng.integers(0, step)]))
+            if height > 0 and width > 0 and height * width * CHUNK_LINES <= SPACE:
+                break
+            if stride == 1:
+                return good_descriptor(rng)
+        chunks, base = fitted(rng, height, width)
+        d |= {f"source{i}_{k}": v for k, v in {"base": base, "height": height, "width": width, "chunks": chunks, "kernel_h": kernel[0],
+              "kernel_w": kernel[1], "stride": stride, "pad": pad, "repeat": rng.integers(1, 16)}.items()}
+    if sources == 1:    # what an absent source says does not matter
+        d |= {f"source1_{k}": rng.integers(0, 16) for k in ("chunks", "kernel_h", "kernel_w", "stride", "pad", "repeat")}
+        d |= {"source1_height": 0, "source1_width": rng.integers(0, 1 << 16), "source1_base": rng.integers(0, 1 << 32)}
+    first = int(rng.integers(0, 4))
+    chunks = model.output_chunks(int(d["ann_rounds"]), int(d["snn_rounds"]), int(d["groups_log2"]), CONFIG) + first + int(rng.integers(0, 2))
+    if size[0] * size[1] * chunks * CHUNK_LINES > SPACE:
+        return good_descriptor(rng)
+    return d | {"out_first_chunk": first, "out_chunks": chunks, "out_base": fitted(rng, *size, chunks)[1]}
 
 
 BROKEN = {"opcode": (0, 3, 255), "version": (0, 2), "source0_height": (0,), "source0_width": (0,), "source1_chunks": (0,), "source0_kernel_h": (0, 8, 15),
-          "source1_kernel_w": (0, 9), "source0_stride": (0, 8), "source0_pad": (7, 15), "source0_repeat": (0,), "source0_base": (1 << 20, 1 << 31),
+          "source1_kernel_w": (0, 9), "source0_stride": (0, 8), "source0_pad": (7, 15), "source0_repeat": (0,), "source0_base": (SPACE, 1 << 31),
           "out_height": (0,), "out_width": (0,), "out_chunks": (0,), "pool_h": (0, 8), "pool_w": (0, 15), "groups_log2": (2, 15), "fetch_lines": (0, 10),
-          "out_base": (1 << 20,), "ann_rounds": (17, 255), "snn_rounds": (17, 255), "levels_in": (0, 9, 15), "load_lines": (0, 1 << 20),
-          "load_address": (1 << 20,), "out_first_chunk": (4095,)}
+          "out_base": (SPACE,), "ann_rounds": (17, 255), "snn_rounds": (17, 255), "levels_in": (0, 9, 15), "load_lines": (0, SPACE),
+          "load_address": (SPACE,), "out_first_chunk": (4095,)}
+TENSORS = ("source0", "source1", "out")
+ODD = ("one line too far", "far too far", "huge", "load too far", "larger", "smaller", "another source")
+
+
+def odd(rng, kind):
+    """Field values, each of them possible, that do not go together."""
+    d = good_descriptor(rng)
+    tensor = rng.choice([t for t in TENSORS if d[f"{t}_height"]])
+    lines = d[f"{tensor}_height"] * d[f"{tensor}_width"] * d[f"{tensor}_chunks"] * CHUNK_LINES
+    size = rng.choice(["height", "width"])
+    match kind:
+        case "one line too far":
+            d[f"{tensor}_base"] = SPACE - lines + 1
+        case "far too far":
+            d[f"{tensor}_base"] = rng.integers(SPACE - lines + 1, SPACE)
+        case "huge":
+            d |= {f"{tensor}_height": rng.integers(1 << 15, 1 << 16), f"{tensor}_width": rng.integers(1 << 15, 1 << 16),
+                  f"{tensor}_chunks": rng.choice([d[f"{tensor}_chunks"], 4095])}
+        case "load too far":
+            d["load_address"] = rng.integers(SPACE - d["load_lines"] + 1, SPACE + 1)
+        case "larger":
+            d[f"out_{size}"] += 1
+        case "smaller":
+            d[f"out_{size}"] += 1 if d[f"out_{size}"] == 1 else -1
+        case "another source":
+            d[f"source0_{size}"] += d["source0_stride"] * d[f"pool_{size[0]}"]
+    return d
 
 
 def descriptor(rng, kind):
-    """Words of a descriptor: ``layer``, ``end``, ``random`` bits, a ``flip`` of one bit, or one field ``broken``."""
+    """Words of a descriptor: ``layer``, ``end``, ``random`` bits, a ``flip`` of one bit, one field ``broken``, ``odd`` ones."""
     if kind == "end":
         return pack_descriptor(opcode=Opcode.END)
-    values = good_descriptor(rng)
+    values = odd(rng, rng.choice(ODD)) if kind == "odd" else good_descriptor(rng)
     if kind == "broken":
         name = rng.choice([*BROKEN, "opcode", "opcode", "opcode", "version"])
         values[name] = rng.choice(BROKEN[name])
-        if name == "source1_chunks":
+        if name.startswith("source1"):
             values["source1_height"] = 1
     words = pack_descriptor(**values)
     if kind == "flip":
@@ -92,10 +151,13 @@ def jobs(rng, cycles, coverage, broken=0.25):
             layers, hang = int(rng.integers(0, 4)), int(rng.choice([-1, model.REQUEST, model.LOAD, model.RUN], p=[0.7, 0.1, 0.1, 0.1]))
             watchdog = watchdog or 60 if hang >= 0 else watchdog   # a job that hangs for ever would end the test's variety
         if phase == model.REQUEST and previous_phase != model.REQUEST:
-            kind = "end" if layers == 0 else rng.choice(["layer", "broken", "flip", "random"], p=[1 - broken, broken / 2, broken / 4, broken / 4])
+            kind = "end" if layers == 0 else rng.choice(["layer", "broken", "odd", "flip", "random"],
+                                                           p=[1 - broken, broken / 4, broken / 2, broken / 8, broken / 8])
             layers -= 1
             wanted = descriptor(rng, kind)
             verdict = int(model.check_descriptor(wanted, CONFIG))
+            assert (verdict == Status.NONE) == (kind == "layer") or kind in ("flip", "random"), (kind, verdict)
+            coverage.hit(f"{kind} {Status(verdict).name}" if kind == "odd" else kind)
             pending = list(wanted)
         if state[model.PULSE_INVALIDATE]:
             busy = int(rng.integers(1, 10))
@@ -123,7 +185,7 @@ def jobs(rng, cycles, coverage, broken=0.25):
                "request__payload": int(state[model.POINTER]) | LINES << CONFIG.address_bits, "read_data__ready": int(phase == model.RECEIVE),
                "cache_invalidate": int(state[model.PULSE_INVALIDATE]), "loader_start": int(state[model.PULSE_LOADER]),
                "loading": int(phase == model.LOAD), "clear": int(state[model.PULSE_CLEAR]), "run": int(state[model.PULSE_RUN]),
-               "cause": int(model.sequencer_cause(state, values["running_cause"])), "abort": int(state[model.PULSE_ABORT]),
+               "cause": int(model.sequencer_cause(state, values["running_cause"])), "abandon": int(state[model.PULSE_ABANDON]),
                "settings": settings_words(words)}
         for name, value in values.items():
             inputs.setdefault(name, []).append(value)
@@ -147,7 +209,7 @@ def jobs(rng, cycles, coverage, broken=0.25):
                              read_valid, values["read_data__payload"] >> 32, values["loader_finished"], values["loader_error"],
                              values["broadcaster_finished"], values["compressor_finished"], values["progress"], values["bus_error"],
                              values["quiet"])
-        if state[model.PULSE_ABORT]:
+        if state[model.PULSE_ABANDON]:
             if f"watchdog in {Phase(phase).name}" in POINTS:
                 coverage.hit(f"watchdog in {Phase(phase).name}")
         previous_phase = phase
@@ -165,7 +227,9 @@ def test_sequencer(engine, cycles):
 
 def test_faults_are_seen():
     stimulus, expected = jobs(np.random.default_rng(32), 20_000, Coverage("sequencer", points=POINTS), broken=0.6)
-    edits = {"verdict ignored": lambda t: t.replace("= bad_output;", "= 1'h0;"),
+    edits = {"ends of tensors are not looked at": lambda t: t.replace("tensor_lines <=", "tensor_lines <= 0 &"),
+             "output sizes are not looked at": lambda t: t.replace("rest <=", "rest <= 0 &"),
+             "verdict ignored": lambda t: t.replace("= bad_output;", "= 1'h0;"),
              "status swapped": lambda t: t.replace("= bad_source;", "= bad_output;")}
     for name, edit in edits.items():
         with pytest.raises(Mismatch):
@@ -179,6 +243,6 @@ def test_every_field_limit_is_checked():
     for name, bad in BROKEN.items():
         for value in bad:
             values = good_descriptor(rng) | {name: value}
-            if name == "source1_chunks":
+            if name.startswith("source1"):
                 values["source1_height"] = 1
             assert model.check_descriptor(pack_descriptor(**values), CONFIG) not in (Status.NONE, Status.DONE), (name, value)

@@ -56,12 +56,15 @@ WRONG = {
     Status.BAD_OPCODE: [{"opcode": 0}, {"opcode": 3}, {"opcode": 255}, {"version": 0}, {"version": 2}],
     Status.BAD_SOURCE: [{"source0_height": 0}, {"source0_width": 0}, {"source0_chunks": 0}, {"source0_kernel_h": 0}, {"source0_kernel_w": 8},
                         {"source0_stride": 0}, {"source0_stride": 8}, {"source0_pad": 7}, {"source0_repeat": 0},
-                        {"source0_base": 1 << TINY.address_bits}, {"source1_height": 2, "source1_width": 0}],
+                        {"source0_base": 1 << TINY.address_bits}, {"source1_height": 2, "source1_width": 0},
+                        {"source0_base": (1 << TINY.address_bits) - 1}, {"source0_height": 65535, "source0_width": 65535}],
     Status.BAD_OUTPUT: [{"out_height": 0}, {"out_width": 0}, {"out_chunks": 0}, {"pool_h": 0}, {"pool_w": 8}, {"groups_log2": 2},
                         {"fetch_lines": 0}, {"fetch_lines": 10}, {"out_base": 1 << TINY.address_bits}, {"ann_rounds": TINY.columns_per_pe + 1},
                         {"snn_rounds": TINY.columns_per_pe + 1}, {"ann_rounds": 0, "snn_rounds": 0}, {"levels_in": TINY.snn_levels + 1},
-                        {"ann_rounds": 1, "snn_rounds": 1, "levels_in": 0}, {"out_first_chunk": 4095}],
-    Status.BAD_LOAD_LENGTH: [{"load_lines": 0}, {"load_lines": 1 << TINY.address_bits}, {"load_address": 1 << 31}],
+                        {"ann_rounds": 1, "snn_rounds": 1, "levels_in": 0}, {"out_first_chunk": 4095},
+                        {"out_base": (1 << TINY.address_bits) - 1}, {"out_height": 5000}, {"out_height": 1}, {"out_width": 7}, {"source0_stride": 7}],
+    Status.BAD_LOAD_LENGTH: [{"load_lines": 0}, {"load_lines": 1 << TINY.address_bits}, {"load_address": 1 << 31},
+                             {"load_address": (1 << TINY.address_bits) - 1}],
 }
 
 
@@ -99,6 +102,11 @@ def test_wrong_load_streams(accelerator, good):
         wrong = stream.copy()
         wrong[0, byte] = value
         cases.append((wrong, status))
+    for line, word, value in ((2, 0, 0), (2, 3, 1), (4, 0, 0), (4, 0, 128), (4, 3, 1)):       # theta and levels of the first column
+        wrong = stream.copy()
+        wrong[line] = np.where(np.arange(TINY.line_bytes) == word, value, 0 if value in (0, 128) else wrong[line])
+        cases.append((wrong, Status.BAD_LOAD_RECORD))
+    cases.append((np.concatenate([stream, stream]), Status.BAD_LOAD_RECORD))                 # every PE twice
     cases += [(stream[:-1], Status.BAD_LOAD_LENGTH), (stream[:1], Status.BAD_LOAD_LENGTH)]
     many = stream.copy()
     many[1, :2] = 255                                   # mask pairs beyond a slice's memory

@@ -12,8 +12,8 @@ CONFIG = PRESETS["tiny"]
 
 def columns(rng, config, chunks, count, density=0.4):
     shape = (chunks, config.chunk_bits, count)
-    return dict(weights=rng.integers(-128, 128, shape) * (rng.random(shape) < density), theta=rng.integers(0, 1 << 24, count),
-                bias=rng.integers(-1 << 31, 1 << 31, count), levels=rng.integers(1, 128, count))
+    return dict(weights=rng.integers(-128, 128, shape) * (rng.random(shape) < density), theta=rng.integers(1, 1 << config.theta_bits, count),
+                bias=rng.integers(-1 << 31, 1 << 31, count), levels=rng.integers(1, config.snn_levels + 1, count))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -52,7 +52,9 @@ def record(**changes):
     ([record(weights=np.ones((2, 33)))], "ANN PE 0: a row must be whole chunks of 32 positions, not 33"),
     ([record(weights=np.full((2, 32), 128))], "ANN PE 0: a weight does not fit INT8"),
     ([record(levels=np.ones(3))], r"ANN PE 0: levels must be 2 values, not of shape \(3,\)"),
-    ([record(theta=np.array([-1, 0]))], "ANN PE 0: theta has a value out of 0 ... 4294967295"),
+    ([record(theta=np.array([1, 0]))], "ANN PE 0: theta has a value out of 1 ... 4194303"),
+    ([record(levels=np.array([1, 128]))], "ANN PE 0: levels has a value out of 1 ... 127"),
+    ([record(core=Core.SNN, levels=np.array([9, 1]))], "SNN PE 0: levels has a value out of 1 ... 8"),
     ([record(weights=np.zeros((2, 32 * 513)))], "ANN PE 0: 513 mask pairs are more than mask_pairs = 512 of its slice"),
     ([record(weights=np.ones((2, 32 * 65)))], "ANN PE 0: 1040 lines of weights are more than value_lines = 1024 of its slice"),
 ])
