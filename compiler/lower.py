@@ -1,5 +1,5 @@
 """Lowering: integer network → tensors in memory, tiles of columns, load streams, descriptors (docs/compiler.md)."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -170,7 +170,7 @@ def plan_tiles(network, layer, config):
         When one column alone is too long for a slice.
     """
     owner = f"layer {layer.name!r}"
-    chunks = sum(s.repeat * s.kernel_h * s.kernel_w * _chunks(network.shape(s.tensor)[0], config) for s in layer.sources)
+    chunks = sum(s.entries(_chunks(network.shape(part)[0], config)) for s in layer.sources for part in network.parts(s.tensor))
     per_pe = min(config.columns_per_pe, 2 * (config.mask_pairs // chunks))
     if per_pe < 1:
         raise LoweringError(f"{owner}: a row has {chunks} chunks, a PE's slice holds masks for {config.mask_pairs}: "
@@ -276,10 +276,13 @@ def lower(network, config, assign, *, trace=None):
 
     place(network.input.name, shape, np.arange(shape[0]), _chunks(shape[0], config), network.input.levels)
     last_reader = {s.tensor: layer.name for layer in network.layers for s in layer.sources}
+    part_of = {part: concat for concat in network.concats for part in concat.parts}
+    filled = {concat.name: 0 for concat in network.concats}     # chunks of its spines that its parts took so far
     for layer in network.layers:
         rows = dense_rows(layer, placements, config)
         positions = np.zeros(layer.columns, np.int64)
-        first_chunk = 0
+        concat = part_of.get(layer.name)
+        first_chunk = filled[concat.name] if concat else 0
         plans = plan_tiles(network, layer, config)
         for number, plan in enumerate(plans):
             core, pe, index = (np.asarray(a, np.int64) for a in assign(layer, plan))
@@ -313,6 +316,14 @@ def lower(network, config, assign, *, trace=None):
                               index=index, rounds=tuple(rounds), first_chunk=first_chunk, chunks=chunks, settings=settings))
             first_chunk += chunks
         place(layer.name, (layer.columns, height, width), positions, first_chunk, layer.levels.max())
+        if concat:
+            filled[concat.name] = first_chunk
+            if all(part in placements for part in concat.parts):
+                parts = [placements[part] for part in concat.parts]
+                place(concat.name, (0, height, width), np.concatenate([part.positions for part in parts]), first_chunk,
+                      max(part.levels for part in parts))
+                for part, at in zip(concat.parts, parts):
+                    placements[part] = replace(at, chunks=first_chunk)
     return _lay_out(network, config, tiles, streams, placements)
 
 
@@ -325,9 +336,13 @@ def _lay_out(network, config, tiles, streams, placements):
         load_address.append(address)
         address += len(stream)
     placed = {}
+    part_of = {part: concat.name for concat in network.concats for part in concat.parts}
     for name, place in placements.items():
-        placed[name] = Placement(**{**vars(place), "base": address})
-        address += place.lines
+        if name not in part_of:
+            placed[name] = replace(place, base=address)
+            address += place.lines
+    for part, concat in part_of.items():
+        placed[part] = replace(placements[part], base=placed[concat].base)
     if address > 1 << config.address_bits:
         raise LoweringError(f"network {network.name!r} needs {address} lines of memory, address_bits = {config.address_bits} "
                             f"reach {1 << config.address_bits}")

@@ -14,8 +14,8 @@ The file format is described in ``docs/network_format.md``.
 """
 
 __all__ = [
-    "ACCUMULATOR_BITS", "FORMAT_VERSION", "MAX_KERNEL", "MAX_REPEAT", "Examples", "InputSpec", "Layer", "Network",
-    "NetworkError", "Source", "Window",
+    "ACCUMULATOR_BITS", "FORMAT_VERSION", "MAX_KERNEL", "MAX_REPEAT", "Concat", "Examples", "InputSpec", "Layer",
+    "Network", "NetworkError", "Source", "Window",
 ]
 
 import hashlib
@@ -32,7 +32,7 @@ import numpy as np
 from neuroflex.atomic import write_atomically
 from neuroflex.formats import MAX_LEVEL
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2         # 1: without concatenations; still written for networks that have none
 MAX_KERNEL = 7
 MAX_REPEAT = 15
 ACCUMULATOR_BITS = 32
@@ -256,6 +256,25 @@ class Layer:
         return low, high
 
 
+@dataclass(frozen=True, kw_only=True)
+class Concat:
+    """A tensor that holds the channels of several layers behind one another: parallel branches that come together.
+
+    The layers write into it directly (their chunks lie side by side in its spines), so that it costs nothing; in return a
+    part belongs to one concatenation and is read through it only. It exists from the last of its parts on.
+    """
+
+    name: str
+    parts: tuple
+
+    def __post_init__(self):
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not isinstance(self.name, str) or not self.name:
+            raise TypeError(f"concatenation: name must be a text, not {self.name!r}")
+        if len(self.parts) < 2:
+            raise NetworkError(f"concatenation {self.name!r}: at least two parts are needed, not {self.parts!r}")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
     """Real images kept with a network, so that it can be profiled and shown without any data set.
@@ -286,6 +305,7 @@ class Network:
     input : InputSpec
     layers : tuple of Layer
         In order of execution; a layer may read the input and any earlier layer. The last layer's tensor is the result.
+    concats : tuple of Concat
     metadata : dict
         Anything that JSON holds: how it was trained, accuracies.
     examples : Examples or None
@@ -294,11 +314,13 @@ class Network:
     name: str
     input: InputSpec
     layers: tuple
+    concats: tuple = ()
     metadata: dict = field(default_factory=dict)
     examples: Examples | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "concats", tuple(self.concats))
         if not self.layers:
             raise NetworkError(f"network {self.name!r}: at least one layer is needed")
         self._tensors  # noqa: B018  (validates)
@@ -313,12 +335,16 @@ class Network:
     def _tensors(self):
         """name → (shape, levels per channel); raises on the first layer that does not fit."""
         known = {self.input.name: (self.input.shape, np.full(self.input.shape[0], self.input.levels, np.int64))}
+        part_of = self._part_of
         for layer in self.layers:
             owner = f"network {self.name!r}, layer {layer.name!r}"
             if layer.name in known:
                 raise NetworkError(f"{owner}: the name is taken")
             grids, k = [], 0
             for source in layer.sources:
+                if source.tensor in part_of:
+                    raise NetworkError(f"{owner}: source {source.tensor!r} is part of the concatenation "
+                                       f"{part_of[source.tensor].name!r}, and can be read through it only; copy it")
                 if source.tensor not in known:
                     raise NetworkError(f"{owner}: source {source.tensor!r} is not the input or an earlier layer "
                                        f"(known: {', '.join(known)})")
@@ -338,7 +364,41 @@ class Network:
                 raise NetworkError(f"{owner}: a {layer.pool_h}×{layer.pool_w} pool does not fit on a "
                                    f"{grids[0][0]}×{grids[0][1]} grid")
             known[layer.name] = ((layer.columns, *shape), layer.levels.astype(np.int64))
+            concat = part_of.get(layer.name)
+            if concat is not None and all(part in known for part in concat.parts):
+                known[concat.name] = self._join(concat, known)
+        for concat in self.concats:
+            if concat.name not in known:
+                raise NetworkError(f"network {self.name!r}, concatenation {concat.name!r}: its parts "
+                                   f"{', '.join(map(repr, concat.parts))} must be layers")
         return known
+
+    @property
+    def _part_of(self):
+        """Layer name → the concatenation that it is part of."""
+        found = {}
+        for concat in self.concats:
+            owner = f"network {self.name!r}, concatenation {concat.name!r}"
+            if concat.name in {self.input.name, *(layer.name for layer in self.layers)} or concat in found.values():
+                raise NetworkError(f"{owner}: the name is taken")
+            for part in concat.parts:
+                if part in found:
+                    raise NetworkError(f"{owner}: {part!r} is already part of {found[part].name!r}; copy it")
+                if part == self.input.name or part in (other.name for other in self.concats):
+                    raise NetworkError(f"{owner}: its part {part!r} is not a layer; copy it")
+                found[part] = concat
+        return found
+
+    def _join(self, concat, known):
+        shapes = [known[part][0] for part in concat.parts]
+        if len({shape[1:] for shape in shapes}) != 1:
+            raise NetworkError(f"network {self.name!r}, concatenation {concat.name!r}: its parts have different grids, "
+                               + ", ".join(f"{part} {h}×{w}" for part, (_, h, w) in zip(concat.parts, shapes)))
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:]), np.concatenate([known[part][1] for part in concat.parts])
+
+    def parts(self, tensor):
+        """The layers whose channels a tensor holds: its own name alone, unless it is a concatenation."""
+        return next((concat.parts for concat in self.concats if concat.name == tensor), (tensor,))
 
     @staticmethod
     def _levels_of_k(layer, known):
@@ -393,6 +453,8 @@ class Network:
                         "pool_w": layer.pool_w, "step": layer.step} for layer in self.layers],
             "metadata": self.metadata,
         }
+        if self.concats:
+            header["concats"] = [asdict(concat) for concat in self.concats]
         text = json.dumps(header, ensure_ascii=True, sort_keys=True, allow_nan=False).encode("ascii")
         arrays = {"header": np.frombuffer(text, dtype=np.uint8)}
         for index, layer in enumerate(self.layers):
@@ -402,7 +464,7 @@ class Network:
             arrays |= {f"example_{name}": value for name, value in vars(self.examples).items()}
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays)
-        return _seal(stream.getvalue())
+        return _seal(stream.getvalue(), FORMAT_VERSION if self.concats else 1)
 
     def save(self, path):
         """Write the network file at ``path``, replacing it in one step: a reader never sees half a file."""
@@ -424,6 +486,7 @@ class Network:
             layers.append(Layer(**entry, **values))
         found = {name.removeprefix("example_"): value for name, value in arrays.items() if name.startswith("example_")}
         return cls(name=header["name"], input=InputSpec(**spec), layers=layers, metadata=header["metadata"],
+                   concats=[Concat(**concat) for concat in header.get("concats", [])],
                    examples=Examples(**found) if found else None)
 
     @classmethod
@@ -440,10 +503,10 @@ class Network:
 # The seal is the ZIP archive's comment: format, version and the SHA-256 of every other byte of the file. The archive stays
 # readable by numpy.load, and no bit of it, in use or not, can change without being noticed.
 
-def _seal(archive):
+def _seal(archive, version):
     if archive[-2:] != b"\0\0":
         raise AssertionError("numpy wrote an archive that does not end in an empty comment")
-    seal = _MAGIC + b"%04d sha256=%s" % (FORMAT_VERSION, hashlib.sha256(archive).hexdigest().encode())
+    seal = _MAGIC + b"%04d sha256=%s" % (version, hashlib.sha256(archive).hexdigest().encode())
     return archive[:-2] + struct.pack("<H", len(seal)) + seal
 
 
@@ -454,9 +517,9 @@ def _unseal(data, origin):
     if not seal.startswith(_MAGIC):
         raise NetworkError(f"{origin}: not a NeuroFlex network file, or damaged: its seal is missing")
     version = seal[len(_MAGIC):len(_MAGIC) + 4]
-    if version != b"%04d" % FORMAT_VERSION:
+    if version not in [b"%04d" % known for known in range(1, FORMAT_VERSION + 1)]:
         raise NetworkError(f"{origin}: network format version {version.decode('ascii', 'replace')!r}; this program reads "
-                           f"version {FORMAT_VERSION:04d}")
+                           f"versions 0001 to {FORMAT_VERSION:04d}")
     archive = data[:-_SEAL_BYTES - 2] + b"\0\0"
     expected = b" sha256=" + hashlib.sha256(archive).hexdigest().encode()
     length = data[-_SEAL_BYTES - 2:-_SEAL_BYTES]

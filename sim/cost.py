@@ -119,7 +119,7 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None):
     levels_in = int(network.input_levels(layer).max())
     levels_out = layer.levels.astype(np.int64)
 
-    chunks = sum(s.entries(-(-network.shape(s.tensor)[0] // config.chunk_bits)) for s in layer.sources)
+    chunks = sum(s.entries(-(-network.shape(part)[0] // config.chunk_bits)) for s in layer.sources for part in network.parts(s.tensor))
     per_pe = max(layer.columns / (config.ann_pes + config.snn_pes), 1.0)
     bits = np.array([int(level).bit_length() for level in levels_out])
     steps = levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out

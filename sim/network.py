@@ -2,7 +2,7 @@
 
 __all__ = ["LayerTrace", "Trace", "accumulate", "classify", "evaluate", "gather", "pool", "quantise"]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,10 +39,14 @@ class LayerTrace:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:
-    """Evaluation of a network: ``input`` (B, C, H, W) as the accelerator reads it, and a `LayerTrace` per layer name."""
+    """Evaluation of a network: ``input`` (B, C, H, W) as the accelerator reads it, and a `LayerTrace` per layer name.
+
+    ``concats`` names the parts of each concatenation.
+    """
 
     input: np.ndarray
     layers: dict
+    concats: dict = field(default_factory=dict)
 
     @property
     def output(self):
@@ -50,7 +54,9 @@ class Trace:
         return list(self.layers.values())[-1].output
 
     def tensor(self, name):
-        """A tensor by name: ``"input"`` or a layer's."""
+        """A tensor by name: ``"input"``, a layer's or a concatenation."""
+        if name in self.concats:
+            return np.concatenate([self.layers[part].output for part in self.concats[name]], axis=1)
         return self.input if name == "input" else self.layers[name].output
 
 
@@ -72,6 +78,8 @@ def quantise(spec, images):
     if images.size != len(images) * np.prod(spec.image_shape):
         raise ValueError(f"images of shape {images.shape[1:]} do not fit an input of shape {spec.image_shape}")
     images = images.reshape(-1, *spec.image_shape).astype(np.float64)
+    if not np.isfinite(images).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(images))} pixels are NaN or infinite; every pixel must be a finite number")
     levels = np.clip(np.floor(images * spec.levels / spec.full_scale + 0.5), 0, spec.levels).astype(np.uint8)
     if spec.pack is None:
         return levels
@@ -158,7 +166,7 @@ def evaluate(network, images, *, snn_columns=None, quantised=False):
     unknown = set(snn_columns) - {layer.name for layer in network.layers}
     if unknown:
         raise ValueError(f"snn_columns names no layer of network {network.name!r}: {sorted(unknown)}")
-    trace = Trace(input=tensor, layers={})
+    trace = Trace(input=tensor, layers={}, concats={concat.name: concat.parts for concat in network.concats})
     for layer in network.layers:
         rows = np.concatenate([gather(trace.tensor(s.tensor), s, s.repeat) for s in layer.sources], axis=-1)
         z = accumulate(rows, layer.weights)

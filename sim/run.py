@@ -61,7 +61,10 @@ def job_workloads(job, trace, image=0):
 def final_memory(job, trace, image=0):
     """Every line's content once it was written: ``uint8[lines, line_bytes]``. Each is written at most once per job."""
     memory = job.memory.copy()
+    parts = {part for concat in job.network.concats for part in concat.parts}     # written with their concatenation
     for name, place in job.placements.items():
+        if name in parts:
+            continue
         lines = tensor_lines(trace.tensor(name)[image], place, job.config)
         memory[place.base:place.base + len(lines)] = lines
     return memory

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuroflex.compiler import network as ir
-from neuroflex.compiler.network import Examples, InputSpec, Layer, Network, NetworkError, Source, Window
+from neuroflex.compiler.network import Concat, Examples, InputSpec, Layer, Network, NetworkError, Source, Window
 
 
 def make_layer(k=18, n=4, **changes):
@@ -171,13 +171,48 @@ def test_every_truncation_is_refused():
         Network.from_bytes(data + b"\0")
 
 
-def test_wrong_version_and_foreign_files_are_refused(monkeypatch):
-    monkeypatch.setattr(ir, "FORMAT_VERSION", 2)
-    data = make_network().to_bytes()
-    monkeypatch.undo()
-    with pytest.raises(NetworkError, match="my.npz: network format version '0002'; this program reads version 0001"):
+def test_wrong_version_and_foreign_files_are_refused():
+    data = make_network().to_bytes().replace(b"neuroflex-network/0001", b"neuroflex-network/0003")
+    with pytest.raises(NetworkError, match="my.npz: network format version '0003'; this program reads versions 0001 to 0002"):
         Network.from_bytes(data, origin="my.npz")
     stream = io.BytesIO()
     np.savez(stream, a=np.zeros(3))
     with pytest.raises(NetworkError, match="not a NeuroFlex network file"):
         Network.from_bytes(stream.getvalue())
+
+
+def joined(**changes):
+    """Two branches that come together, and a layer that reads both."""
+    def layer(name, source, k, n, **options):
+        return Layer(name=name, sources=[Source(tensor=source)], weights=np.ones((k, n), int), bias=np.zeros(n, int),
+                     theta=np.full(n, 3), levels=np.full(n, 2), **options)
+
+    options = {"name": "joined", "input": InputSpec(channels=2, height=4, width=4, levels=4, full_scale=1.0),
+               "layers": [layer("a", "input", 2, 3), layer("b", "input", 2, 5), layer("c", "ab", 8, 2)],
+               "concats": [Concat(name="ab", parts=("a", "b"))]}
+    return Network(**options | {key: value(options[key], layer) for key, value in changes.items()})
+
+
+def test_concatenations_join_channels_and_survive_the_file():
+    net = joined()
+    assert net.shape("ab") == (8, 4, 4) and net.levels("ab").tolist() == [2] * 8
+    assert net.parts("ab") == ("a", "b") and net.parts("c") == ("c",)
+    data = net.to_bytes()
+    assert b"neuroflex-network/0002" in data and b"neuroflex-network/0001" in make_network().to_bytes()
+    assert Network.from_bytes(data).concats == net.concats
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"layers": lambda ls, make: [*ls, make("d", "a", 3, 1)]}, "layer 'd': source 'a' is part of the concatenation 'ab', .*copy it"),
+    ({"layers": lambda ls, make: [ls[0], make("d", "ab", 8, 1), *ls[1:]]}, "layer 'd': source 'ab' is not the input or an earlier"),
+    ({"layers": lambda ls, make: [ls[0], make("b", "input", 2, 5, pool_h=2), ls[2]]}, "'ab': its parts have different grids, a 4×4, b 2×4"),
+    ({"concats": lambda cs, _: [Concat(name="ab", parts=("a", "x"))]}, "layer 'c': source 'ab' is not|'ab': its parts 'a', 'x' must be layers"),
+    ({"concats": lambda cs, _: [*cs, Concat(name="n", parts=("c", "input"))]}, "'n': its part 'input' is not a layer; copy it"),
+    ({"concats": lambda cs, _: [*cs, Concat(name="n", parts=("c", "a"))]}, "'n': 'a' is already part of 'ab'; copy it"),
+    ({"concats": lambda cs, _: [Concat(name="c", parts=("a", "b"))]}, "concatenation 'c': the name is taken"),
+    ({"concats": lambda cs, _: [*cs, *cs]}, "concatenation 'ab': the name is taken"),
+    ({"concats": lambda cs, _: [Concat(name="ab", parts=("a",))]}, "concatenation 'ab': at least two parts are needed"),
+])
+def test_concatenations_that_are_refused(changes, message):
+    with pytest.raises(NetworkError, match=message):
+        joined(**changes)

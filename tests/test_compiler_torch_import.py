@@ -100,6 +100,20 @@ CASES = {
                      "c3": lambda: nn.Conv2d(4, 6, 1, stride=2), "a2": act}, (2, 7, 7)),
     "sum of tensors": (lambda s, x: s.a3(s.a1(s.c1(x)).add(s.a2(s.c2(x)))),
                        {"c1": lambda: conv(2, 4), "a1": act, "c2": lambda: conv(2, 4), "a2": act, "a3": act}, (2, 5, 5)),
+    "depthwise": (lambda s, x: s.b(s.d(s.a(s.c(x)))),
+                  {"c": lambda: conv(2, 6), "a": act, "d": lambda: conv(6, 12, groups=6), "b": act}, (2, 5, 5)),
+    "concatenation": (lambda s, x: s.e(s.d(torch.cat([s.a1(s.c1(x)), s.p(s.a2(s.c2(x))), s.a3(s.c3(x))], 1))),
+                      {"c1": lambda: conv(2, 3, stride=2), "a1": act, "c2": lambda: conv(2, 5), "a2": lambda: act(6, 12.0),
+                       "p": lambda: nn.MaxPool2d(2), "c3": lambda: nn.Conv2d(2, 4, 2, stride=2), "a3": act,
+                       "d": lambda: conv(12, 6), "e": lambda: act(15, 30.0)}, (2, 6, 6)),
+    "concatenation with other readers": (
+        lambda s, x: (lambda y: s.e(s.d(torch.cat([torch.cat([y, s.a2(s.c2(y))], 1), x], 1)) + s.c3(y)))(s.a1(s.c1(x))),
+        {"c1": lambda: conv(2, 3), "a1": lambda: act(4, 1.0), "c2": lambda: conv(3, 5), "a2": lambda: act(6, 1.5), "d": lambda: conv(10, 6),
+         "c3": lambda: nn.Conv2d(3, 6, 1), "e": lambda: act(15, 30.0)}, (2, 5, 5)),
+    "pooled concatenation": (
+        lambda s, x: s.e(s.l(s.f(s.drop(functional.max_pool2d(torch.cat([s.a1(s.c1(x)), s.a2(s.c2(x))], 1), 2))))),
+        {"c1": lambda: conv(2, 3), "a1": act, "c2": lambda: conv(2, 5), "a2": act, "drop": nn.Dropout, "f": nn.Flatten,
+         "l": lambda: nn.Linear(8 * 4, 6), "e": lambda: act(15, 30.0)}, (2, 4, 4)),
 }
 
 
@@ -115,6 +129,10 @@ def test_exact_modules_come_out_bit_exact(case):
         assert [s.repeat for s in network.layers[-1].sources] == [1, 2]
     if case == "max pool":
         assert len(network.layers) == 1 and network.layers[0].pool_h == 2
+    if case == "concatenation":
+        assert [(c.name, c.parts) for c in network.concats] == [("cat", ("a1", "a2", "a3"))] and len(network.layers) == 4
+    if case == "concatenation with other readers":
+        assert [c.parts for c in network.concats] == [("cat_copy", "a2"), ("cat_1_copy", "cat_1_copy_2")]
     if case == "max pool of two":
         assert len(network.layers) == 2 and network.layers[1].sources[0].kernel_h == 1
 
@@ -185,7 +203,7 @@ def refuse(function, shape=(2, 6, 6), error=ImportRefused, message="", prepare=N
     ({"c": nn.Flatten(2)}, "'c' .*only a flatten from dimension 1"),
     ({"c": nn.BatchNorm2d(2, track_running_stats=False)}, "'c' .*without running statistics"),
     ({"c": nn.Conv2d(2, 3, 7, bias=False)}, "'c' .*7×7 window with padding 0 does not fit on a 6×6 grid"),
-    ({"c": nn.Dropout()}, r"'c' \(Dropout\): this kind of module is not supported"),
+    ({"c": nn.GELU()}, r"'c' \(GELU\): this kind of module is not supported"),
 ])
 def test_modules_that_are_refused(modules, message):
     refuse(lambda s, x: s.a(s.c(x)), message=message, a=act(), **modules)
@@ -196,6 +214,10 @@ def test_modules_that_are_refused(modules, message):
     (lambda s, x: s.a(torch.relu(s.c(x))), r"'relu' \(relu\): this operation"),
     (lambda s, x: s.a(s.c(x) + 1), r"'add' \(add\): its operand must be a tensor, not 1"),
     (lambda s, x: s.a(torch.add(s.c(x), s.c(x), alpha=2)), "'add' .*alpha = 2"),
+    (lambda s, x: s.a(s.c(s.a(s.c(x)))), r"'c' \(Conv2d\): its kernel \(3, 2, 3, 3\) in 1 group\(s\) does not fit 3 input channels"),
+    (lambda s, x: s.a(s.c(torch.cat([x, x], 2))), "'cat' .*only a concatenation of channels, dim=1, is supported, not dim=2"),
+    (lambda s, x: s.a(s.c(torch.cat([x, x], 1))), "'cat' .*a tensor is concatenated with itself"),
+    (lambda s, x: s.a(s.c2(torch.cat([s.a(s.c(x)), functional.max_pool2d(x, 2)], 1))), "'cat' .*different grids: 6×6, 3×3"),
     (lambda s, x: s.a(s.c(x).add(s.c(x), out=None)), "'add' .*these arguments are not supported"),
     (lambda s, x: s.a(s.c(x) + s.a(s.c(x)) + s.a(s.c(x))), "'a' .*it adds 3 branches"),
     (lambda s, x: s.a(s.c(x) + s.d(x)), "'a' .*one of the two branches of an add must be a tensor or a 1×1"),
@@ -208,7 +230,7 @@ def test_modules_that_are_refused(modules, message):
     (lambda s, x: s.c(x), "module's result: it does not end in a QCFS: give calibration images"),
     (lambda s, x: x, "module's result: one tensor computed by at least one layer"),
     (lambda s, x: (s.a(s.c(x)), x), "module's result: one tensor"),
-    (lambda s, x: (lambda y: (s.a(s.c(y)), y)[1])(s.a(s.c(x))), "must be the last layer's tensor, not 'a'"),
+    (lambda s, x: (lambda y: (s.a(y + y), y)[1])(s.a(s.c(x))), "must be the last layer's tensor, not 'a'"),
     (lambda s, x: s.a(s.c(torch.flatten(s.a(s.c(x)), 1))), "'c' .*was flattened; only a linear layer can follow"),
 ])
 def test_forwards_that_are_refused(function, message):
