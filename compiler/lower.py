@@ -4,9 +4,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neuroflex.config import ArchConfig
-from neuroflex.formats import CHUNK_LINES, Core, Opcode, descriptor_lines, pack_descriptor, unpack_descriptor
+from neuroflex.formats import CHUNK_LINES, Core, Opcode, column_record_lines, descriptor_lines, pack_descriptor, unpack_descriptor
 
-__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "lower", "occupied", "plan_tiles", "tensor_lines", "tensor_from_lines"]
+__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_tiles", "tensor_lines", "tensor_from_lines"]
+
+
+_DESCRIPTOR_CYCLES = 60    # from one layer's end to the first line of the next one's load stream, with a memory of 20 cycles
 
 
 class LoweringError(ValueError):
@@ -139,19 +142,19 @@ def tensor_from_lines(lines, place, config):
     return spines[:, place.positions].T.reshape(len(place.positions), place.height, place.width)
 
 
-def row_chunks(layer, placements):
-    """Chunks of one row of A."""
-    return sum(s.repeat * s.kernel_h * s.kernel_w * placements[s.tensor].chunks for s in layer.sources)
+def row_chunks(network, layer, config):
+    """Chunks of one row of A when its tensors are packed tightly."""
+    return sum(s.entries(_chunks(network.shape(part)[0], config)) for s in layer.sources for part in network.parts(s.tensor))
 
 
 def dense_rows(layer, placements, config):
-    """Weights by physical position: int64 (row chunks, chunk_bits, N), zero where a position carries no channel."""
+    """Weights by physical position: int8 (row chunks, chunk_bits, N), zero where a position carries no channel."""
     blocks, k = [], 0
     for source in layer.sources:
         place = placements[source.tensor]
         channels = len(place.positions)
         for _ in range(source.repeat * source.kernel_h * source.kernel_w):
-            block = np.zeros((place.chunks * config.chunk_bits, layer.columns), np.int64)
+            block = np.zeros((place.chunks * config.chunk_bits, layer.columns), np.int8)
             block[place.positions] = layer.weights[k:k + channels]
             blocks.append(block)
             k += channels
@@ -170,7 +173,7 @@ def plan_tiles(network, layer, config):
         When one column alone is too long for a slice.
     """
     owner = f"layer {layer.name!r}"
-    chunks = sum(s.entries(_chunks(network.shape(part)[0], config)) for s in layer.sources for part in network.parts(s.tensor))
+    chunks = row_chunks(network, layer, config)
     per_pe = min(config.columns_per_pe, 2 * (config.mask_pairs // chunks))
     if per_pe < 1:
         raise LoweringError(f"{owner}: a row has {chunks} chunks, a PE's slice holds masks for {config.mask_pairs}: "
@@ -200,12 +203,21 @@ def plan_tiles(network, layer, config):
     return plans
 
 
-def _check_widths(network, layer, columns, core, config):
-    """Refuse what could overflow a register of this configuration, whatever the image (docs/numerics.md)."""
+def load_cycles(network, layer, plan, config):
+    """About how many cycles pass before a tile runs, whatever its schedule: a line of its load stream per cycle, and the descriptor."""
+    pes = (config.ann_pes + config.snn_pes) >> plan.groups_log2
+    chunks = row_chunks(network, layer, config)
+    values = int(np.count_nonzero(layer.weights[:, plan.columns])) / config.line_bytes
+    return len(plan.columns) * (column_record_lines(config) + chunks) + values + pes * (2.5 + chunks / 2) + _DESCRIPTOR_CYCLES
+
+
+def _check_widths(layer, columns, core, peak, reach, config):
+    """Refuse what could overflow a register of this configuration, whatever the image (docs/numerics.md).
+
+    ``peak`` are the layer's input levels, ``reach`` its accumulator range.
+    """
     owner = f"layer {layer.name!r}"
-    peak = network.input_levels(layer)
-    weights = layer.weights[:, columns].astype(np.int64)
-    low, high = (a[columns] for a in layer.accumulator_range(peak))
+    low, high = (a[columns] for a in reach)
     limit = 1 << (config.ann_acc_bits - 1)
     worst = np.maximum(-low, high + 1)
     if worst.max() > limit:
@@ -218,7 +230,7 @@ def _check_widths(network, layer, columns, core, config):
                             f"theta_bits = {config.theta_bits}")
     snn = core == Core.SNN
     if snn.any():
-        total = np.abs(weights[:, snn]).sum(axis=0)
+        total = np.abs(layer.weights[:, columns[snn]].astype(np.int64)).sum(axis=0)
         limit = 1 << (config.snn_acc_bits - 1)
         if total.max() >= limit:
             raise LoweringError(f"{owner}: an SNN column's weights add up to {int(total.max())}, beyond snn_acc_bits = "
@@ -284,9 +296,11 @@ def lower(network, config, assign, *, trace=None):
         concat = part_of.get(layer.name)
         first_chunk = filled[concat.name] if concat else 0
         plans = plan_tiles(network, layer, config)
+        peak = network.input_levels(layer)
+        reach = layer.accumulator_range(peak)
         for number, plan in enumerate(plans):
             core, pe, index = (np.asarray(a, np.int64) for a in assign(layer, plan))
-            _check_widths(network, layer, plan.columns, core, config)
+            _check_widths(layer, plan.columns, core, peak, reach, config)
             lanes = np.array([config.ann_pes, config.snn_pes]) >> plan.groups_log2
             rounds = [int(index[core == c].max(initial=-1)) + 1 for c in Core]
             start = np.array([0, -(-rounds[0] * lanes[0] // lanes[1]) * lanes[1]])

@@ -248,11 +248,12 @@ class Layer:
             Every partial sum of ``bias + A·W``, in any order of the terms and with or without the bias, lies between them
             (they include 0 and the bias itself).
         """
-        weights = self.weights.astype(np.int64)
+        # In float64 the BLAS computes them, exactly: all sums are integers far below 2**53.
+        peak = np.asarray(input_levels, dtype=np.float64)
+        low, high = ((peak @ part(self.weights, 0).astype(np.float64)).astype(np.int64) for part in (np.minimum, np.maximum))
         bias = self.bias.astype(np.int64)
-        peak = np.asarray(input_levels, dtype=np.int64)
-        low = peak @ np.minimum(weights, 0) + np.minimum(bias, 0)
-        high = peak @ np.maximum(weights, 0) + np.maximum(bias, 0)
+        low += np.minimum(bias, 0)
+        high += np.maximum(bias, 0)
         return low, high
 
 

@@ -3,7 +3,7 @@
 The split between the cores minimises the energy-delay product (EDP), the columns of a core are packed longest first, and every published control is there to compare with. ``docs/scheduling.md`` explains the method.
 """
 
-__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "profile", "schedule", "schedule_network"]
+__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "profile", "schedule", "schedule_network", "schedule_tiles"]
 
 from dataclasses import dataclass
 
@@ -18,9 +18,12 @@ from neuroflex.sim.network import evaluate
 METHODS = ("min_edp", "all_ann", "all_snn", "layerwise", "random", "brute_force")
 BRUTE_FORCE_COLUMNS = 12
 STARTS = 16               # splits that the refinement starts from, the best ones of the ranking
+FEW_STARTS = 3            # the same for tiles of many columns, which pack evenly from anywhere
+MANY_COLUMNS = 64
 REFINE_COLUMNS = 40       # columns around a split that the refinement may move
 
 _ROOMLESS = -1.0
+_GAIN = 1e-5              # of the EDP, for which the tiles of a network are gone through once more
 
 
 class ScheduleError(ValueError):
@@ -146,24 +149,42 @@ def _prefixes(ranked, orders, delay, energy, size, pes, most, room, pe, around):
 
 @njit(cache=True)
 def _refine(core, movable, best, orders, delay, energy, size, pes, most, room, pe, around):
-    """Changes the core of one or two columns at a time while that lowers the EDP, in place; returns the EDP."""
+    """Changes the core of one or two columns at a time while that lowers the EDP, in place; returns the EDP.
+
+    Packing is what takes time: a change that would not lower the EDP even with perfectly even PEs is not packed.
+    """
     improved = True
     while improved:
         improved = False
+        spent = around[0]
+        work = np.zeros(2)
+        for column in range(len(core)):
+            spent += energy[core[column], column]
+            work[core[column]] += delay[core[column], column]
         for first in range(len(movable)):
             for second in range(first, len(movable)):
                 a, b = movable[first], movable[second]
-                core[a] = 1 - core[a]
-                if a != b:
-                    core[b] = 1 - core[b]
-                value = _edp(core, orders, delay, energy, size, pes, most, room, pe, around)
-                if value < best * (1 - 1e-12):
-                    best = value
-                    improved = True
-                else:
-                    core[a] = 1 - core[a]
-                    if a != b:
-                        core[b] = 1 - core[b]
+                for turn in range(1 if a == b else 2):
+                    column = a if turn == 0 else b
+                    old, new = core[column], 1 - core[column]
+                    core[column] = new
+                    spent += energy[new, column] - energy[old, column]
+                    work[old] -= delay[old, column]
+                    work[new] += delay[new, column]
+                even = max(work[0] / pes[0], work[1] / pes[1])
+                if spent * (around[1] + even) < best * (1 - 1e-12) * (1 + 1e-9):
+                    value = _edp(core, orders, delay, energy, size, pes, most, room, pe, around)
+                    if value < best * (1 - 1e-12):
+                        best = value
+                        improved = True
+                        continue
+                for turn in range(1 if a == b else 2):
+                    column = a if turn == 0 else b
+                    old, new = core[column], 1 - core[column]
+                    core[column] = new
+                    spent += energy[new, column] - energy[old, column]
+                    work[old] -= delay[old, column]
+                    work[new] += delay[new, column]
     return best
 
 
@@ -228,13 +249,15 @@ def _search(costs, common, start=None):
     """Minimum-EDP split: prefixes of the ranking, then a local search from the best of them; never worse than ``start``."""
     ranked = _ranking(costs)
     by_delay = ranked[np.argsort(costs.delay[Core.SNN][ranked], kind="stable")]
-    # Few large columns pack badly, whatever they save: splits by size are starting points too.
-    starts = [(value, count, order) for order in (ranked, by_delay, by_delay[::-1])
+    # Few large columns pack badly, whatever they save: splits by size are starting points too, and those that give either core
+    # an even share of large and small ones.
+    evenly = by_delay[np.argsort([int(f"{rank:016b}"[::-1], 2) for rank in range(len(ranked))])]
+    starts = [(value, count, order) for order in (ranked, by_delay, by_delay[::-1], evenly)
               for count, value in enumerate(_prefixes(order, *common))]
     starts.sort(key=lambda start: start[0])
     result = np.zeros(len(costs.size), np.int64) if start is None else start
     best = _edp(result, *common)
-    for value, count, order in starts[:STARTS]:
+    for value, count, order in starts[:STARTS if len(costs.size) <= MANY_COLUMNS else FEW_STARTS]:
         core = np.zeros(len(costs.size), np.int64)
         core[order[:count]] = 1
         first = max(0, min(count - REFINE_COLUMNS // 2, len(order) - REFINE_COLUMNS))
@@ -369,7 +392,7 @@ class NetworkSchedule:
         return self.energy * self.delay
 
 
-def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0, model=None, energy=None):
+def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0, model=None, energy=None, fixed_cycles=0.0):
     """Schedule all layers so that the EDP of the whole network is lowest.
 
     Parameters
@@ -380,8 +403,8 @@ def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0,
         Calibration run, from `profile`.
     plans : dict
         Layer name → list of tile plans, objects with ``columns`` (int array), ``groups_log2`` and ``max_columns_per_pe``.
-    method, seed
-        As for `schedule`.
+    method, seed, fixed_cycles
+        As for `schedule_tiles`.
     model : neuroflex.sim.cost.CostModel, optional
     energy : dict, optional
         From `neuroflex.sim.energy.energy_table`.
@@ -400,7 +423,34 @@ def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0,
     for layer in network.layers:
         costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy)
         work += [(layer.name, plan, costs.take(plan.columns)) for plan in plans[layer.name]]
+    by_layer = {layer.name: [] for layer in network.layers}
+    for (name, _, _), one in zip(work, schedule_tiles(work, config, method=method, seed=seed, fixed_cycles=fixed_cycles)):
+        by_layer[name].append(one)
+    return NetworkSchedule(tiles=by_layer, method=method)
 
+
+def schedule_tiles(work, config, *, method="min_edp", seed=0, fixed_cycles=0.0):
+    """Schedule tiles that run one after another so that their common EDP is lowest.
+
+    Parameters
+    ----------
+    work : list of (name, plan, costs)
+        Name of the layer, tile plan and `ColumnCosts` of the tile's columns.
+    config : neuroflex.config.ArchConfig
+    method, seed
+        As for `schedule`.
+    fixed_cycles : float
+        Cycles that pass whatever the schedule is, as for loading weights: they count in the delay of the whole.
+
+    Returns
+    -------
+    list of LayerSchedule
+
+    Raises
+    ------
+    ScheduleError
+        When a tile does not fit; the message names the layer.
+    """
     def tile(item, method, **options):
         name, plan, costs = item
         machine = Machine.of(config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe)
@@ -410,20 +460,19 @@ def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0,
             raise ScheduleError(f"layer {name!r}: {error}") from None
 
     def totals(tiles):
-        return np.array([sum(t.energy for t in tiles), sum(t.makespan for t in tiles)])
+        return np.array([sum(t.energy for t in tiles), fixed_cycles + sum(t.makespan for t in tiles)])
 
     def descend(tiles, method):
-        """Schedules one tile after another for the whole network's EDP until none changes any more."""
-        improved = True
-        while improved:
-            improved = False
+        """Schedules one tile after another for the whole network's EDP until that gains nothing worth while any more."""
+        before, total = np.inf, totals(tiles)
+        while np.prod(total) < before * (1 - _GAIN):
+            before = np.prod(total)
             for position, item in enumerate(work):
-                rest = totals(tiles) - (tiles[position].energy, tiles[position].makespan)
+                rest = total - (tiles[position].energy, tiles[position].makespan)
                 new = tile(item, method, around=tuple(rest), start=tiles[position].core)
-                old_edp = np.prod(totals(tiles))
-                if np.prod(rest + (new.energy, new.makespan)) < old_edp * (1 - 1e-9):
+                if np.prod(rest + (new.energy, new.makespan)) < np.prod(total) * (1 - 1e-9):
                     tiles[position] = new
-                    improved = True
+                    total = rest + (new.energy, new.makespan)
         return tiles
 
     def everywhere(methods):
@@ -439,15 +488,11 @@ def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0,
         return min(found, key=lambda tiles: np.prod(totals(tiles)))
 
     if method in ("all_ann", "all_snn"):
-        tiles = everywhere([method])
-    elif method == "layerwise":
-        tiles = descend(everywhere(["all_ann", "all_snn"]), method)
-    else:
-        split = "min_edp" if method == "random" else method
-        tiles = descend(everywhere([split, "all_ann", "all_snn"]), split)
-        if method == "random":
-            tiles = [tile(item, method, start=t.core) for item, t in zip(work, tiles)]
-    by_layer = {layer.name: [] for layer in network.layers}
-    for (name, _, _), one in zip(work, tiles):
-        by_layer[name].append(one)
-    return NetworkSchedule(tiles=by_layer, method=method)
+        return everywhere([method])
+    if method == "layerwise":
+        return descend(everywhere(["all_ann", "all_snn"]), method)
+    split = "min_edp" if method == "random" else method
+    tiles = descend(everywhere([split, "all_ann", "all_snn"]), split)
+    if method == "random":
+        return [tile(item, method, start=t.core) for item, t in zip(work, tiles)]
+    return tiles

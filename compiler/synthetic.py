@@ -7,7 +7,7 @@ import numpy as np
 from neuroflex.compiler.network import MAX_REPEAT, InputSpec, Layer, Network, NetworkError, Source, Window
 
 
-def _thresholds(rng, weights, density, levels_in, levels_out):
+def thresholds(rng, weights, density, levels_in, levels_out):
     """Thresholds about which a column's sums spread over all output levels, at least 1."""
     spread = np.sqrt((weights.astype(np.int64) ** 2).sum(axis=0) * max(density, 1e-3)) * (1 + levels_in) / 2
     return np.maximum((spread * 2 / levels_out * rng.uniform(0.5, 2, weights.shape[1])).astype(np.int64), 1)
@@ -46,7 +46,7 @@ def synthetic_layer(*, rows, inputs, columns, activation_density, weight_density
     weights = rng.choice(np.r_[-127:0, 1:128], (inputs, columns)) * (rng.random((inputs, columns)) < weight_density)
     tensor = rng.integers(1, levels + 1, (1, *shape)) * (rng.random((1, *shape)) < activation_density)
     layer = Layer(name="layer", sources=[Source(tensor="input", kernel_h=kernel, kernel_w=kernel)], weights=weights, bias=np.zeros(columns, np.int64),
-                  theta=_thresholds(rng, weights, activation_density, levels, levels), levels=np.full(columns, levels))
+                  theta=thresholds(rng, weights, activation_density, levels, levels), levels=np.full(columns, levels))
     network = Network(name="synthetic", layers=[layer], metadata={"seed": seed},
                       input=InputSpec(channels=shape[0], height=shape[1], width=shape[2], levels=levels, full_scale=float(levels)))
     return network, tensor.astype(np.uint8)
@@ -111,7 +111,7 @@ def random_network(seed, *, layers=3, size=8, channels=40, snn_levels=8):
         levels = np.full(n, levels_out)
         if last:
             levels[rng.random(n) < 0.2] = draw(1, 127)
-        theta = _thresholds(rng, weights, 0.5, levels_in, levels)
+        theta = thresholds(rng, weights, 0.5, levels_in, levels)
         theta[rng.random(n) < 0.05] = 1
         bias = (rng.normal(0, 1, n) * theta * levels / 2).astype(np.int64)
         pool_h, pool_w = (draw(1, min(2, size)) if rng.random() < 0.3 else 1 for size in grid)

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from neuroflex.compiler.lower import lower, plan_tiles
+from neuroflex.compiler.lower import load_cycles, lower, plan_tiles
 from neuroflex.compiler.schedule import profile, schedule_network
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.sim.cost import column_costs
@@ -90,7 +90,8 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     plans = {layer.name: plan_tiles(network, layer, config) for layer in network.layers}
     energy = {name: float(name == "join") for name in energy_table()} if policy == "balanced" else None
     trace = profile(network, calibration)
-    schedules = schedule_network(network, config, trace, plans, method=POLICIES[policy], seed=seed, energy=energy)
+    fixed = sum(load_cycles(network, layer, plan, config) for layer in network.layers for plan in plans[layer.name])
+    schedules = schedule_network(network, config, trace, plans, method=POLICIES[policy], seed=seed, energy=energy, fixed_cycles=fixed)
     return lower(network, config, schedules, trace=trace)
 
 

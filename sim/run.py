@@ -42,10 +42,12 @@ class ModelRun:
 def job_workloads(job, trace, image=0):
     """Workloads of a job's tiles for one image of a functional `Trace`, as the cycle model wants them."""
     config, network = job.config, job.network
-    arrays = []
+    arrays, held, owner = [], None, None
     for tile in job.tiles:
         layer = network.layer(tile.layer)
-        rows = dense_rows(layer, job.placements, config)[:, :, tile.columns] != 0
+        if layer is not owner:      # a layer's tiles follow each other
+            held, owner = dense_rows(layer, job.placements, config) != 0, layer
+        rows = held[:, :, tile.columns]
         sources = []
         for source in layer.sources:
             place = job.placements[source.tensor]

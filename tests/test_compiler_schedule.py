@@ -6,7 +6,7 @@ import pytest
 
 from neuroflex import zoo
 from neuroflex.compiler.network import Network
-from neuroflex.compiler.schedule import METHODS, Machine, ScheduleError, _edp, _orders, _search, profile, schedule, schedule_network
+from neuroflex.compiler.schedule import METHODS, Machine, ScheduleError, _edp, _orders, _search, profile, schedule, schedule_network, schedule_tiles
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.sim.cost import ColumnCosts
@@ -191,3 +191,25 @@ def test_whole_network_refusals():
     plans["act1"] = [Plan(np.arange(16), 0, 3)]
     with pytest.raises(ScheduleError, match="layer 'act1': 16 columns .* do not fit"):
         schedule_network(network, PRESETS["tiny"], trace, plans)
+
+
+def test_cycles_that_no_schedule_changes_make_energy_count_more():
+    rng = np.random.default_rng(8)
+    plan = Plan(columns=np.arange(40), groups_log2=0, max_columns_per_pe=32)
+    costs = random_costs(rng, 40, spiking=1.0)
+    config = PRESETS["small"]
+    free, fixed = (schedule_tiles([("a", plan, costs)], config, fixed_cycles=cycles)[0] for cycles in (0.0, 1e9))
+    assert fixed.energy < free.energy and fixed.makespan > free.makespan
+    assert np.isclose(fixed.energy, costs.energy.min(axis=0).sum(), rtol=0.02)
+
+
+def test_tiles_together_are_never_worse_than_a_single_mode():
+    rng = np.random.default_rng(9)
+    config = PRESETS["small"]
+    for fixed in (0.0, 1e4, 1e7):
+        work = [(str(n), Plan(columns=np.arange(n), groups_log2=0, max_columns_per_pe=32), random_costs(rng, n)) for n in (9, 30, 60)]
+        edp = {}
+        for method in ("min_edp", "all_ann", "all_snn", "layerwise"):
+            tiles = schedule_tiles(work, config, method=method, fixed_cycles=fixed)
+            edp[method] = sum(t.energy for t in tiles) * (fixed + sum(t.makespan for t in tiles))
+        assert all(edp["min_edp"] <= value * (1 + 1e-9) for value in edp.values())

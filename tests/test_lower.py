@@ -124,3 +124,17 @@ def test_input_in_memory():
     memory, place = job.with_input(tensor), job.placements["input"]
     np.testing.assert_array_equal(tensor_from_lines(memory[place.base:place.base + place.lines], place, TINY), tensor)
     assert not job.memory[place.base:place.base + place.lines].any()
+
+
+def test_loading_is_predicted_within_a_few_per_cent():
+    from neuroflex import flow, zoo
+    from neuroflex.compiler.lower import load_cycles
+    from neuroflex.config import PRESETS
+    from neuroflex.formats import StallCause
+    from neuroflex.sim.network import quantise
+
+    network, config = zoo.load("mnist_mlp"), PRESETS["paper"]
+    result = flow.simulate_model(flow.compile_network(network, config), quantise(network.input, network.examples.test_images[:1])[0])
+    taken = result.layers[:-1, [StallCause.LOAD, StallCause.CONTROL]].sum()
+    predicted = sum(load_cycles(network, layer, plan, config) for layer in network.layers for plan in plan_tiles(network, layer, config))
+    assert abs(predicted / taken - 1) < 0.05
