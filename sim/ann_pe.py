@@ -9,9 +9,9 @@ With ``retired`` the cycle in which a chunk retires and ``cost`` the QCFS cycles
     row_free = done = written(last column) + 1                first cycle in which they count
 """
 import numpy as np
-from numba import njit
 
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
+from neuroflex.sim.loops import njit
 from neuroflex.sim.qcfs import FIXED_LATENCY, qcfs_cost
 
 __all__ = ["ACCUMULATED", "ANN_WORDS", "AnnPes", "EVENTS", "ROW_START", "SLOT_RELEASE", "ann_chunk", "ann_row_end"]

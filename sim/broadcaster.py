@@ -4,10 +4,10 @@ No data: a chunk is its number in the table of :func:`~neuroflex.sim.walk.walk_c
 value lines each has. What the circuit keeps in queues is here the difference of two running numbers.
 """
 import numpy as np
-from numba import njit
 
 from neuroflex.formats import StallCause
 from neuroflex.queues import CHUNK_QUEUE, LINE_QUEUE
+from neuroflex.sim.loops import njit
 from neuroflex.sim.walk import FIRST_CHUNK, GROUP, LAST_OF_LAYER, NEW_BLOCK, OUTSIDE, WALK_LATENCY
 
 __all__ = ["BUS_BEAT", "BUS_CHUNK", "BUS_FIRST", "BUS_LAST", "BUS_VALID", "CAUSE", "CYCLE", "FETCH_CHUNK", "FETCH_VALID", "FINISHED",

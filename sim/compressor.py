@@ -6,9 +6,9 @@ model carries counts only. One cycle: read the accessors, then call :func:`compr
 :func:`compressor_start` in the cycle of the start pulse).
 """
 import numpy as np
-from numba import njit
 
 from neuroflex.formats import CHUNK_LINES
+from neuroflex.sim.loops import njit
 
 __all__ = ["HEAD", "PIPELINE", "compressor_block_done", "compressor_busy", "compressor_finished", "compressor_init", "compressor_start",
            "compressor_step", "compressor_write_address", "compressor_write_is_mask", "compressor_write_valid",

@@ -8,9 +8,9 @@ victim is searched when it is needed, and operations of one set keep a distance 
 grants enforces.
 """
 import numpy as np
-from numba import njit
 
 from neuroflex.cache_policy import CLIENT_QUEUE, PRIORITY_MAX, age_bits
+from neuroflex.sim.loops import njit
 
 __all__ = ["cache_init", "cache_step", "data_ready", "fetch_ready", "is_busy", "is_idle", "pulses",
            "read_ready", "read_request", "response", "write_ready", "write_request"]

@@ -8,7 +8,8 @@ With ``s`` the cycle in which the scanner reads a pair, ``f`` the cycle of the p
     retired(k) = max(last s(k) + 3, f(i) + m(i), retired(k-1) + 1)     i: the last pair with matches up to chunk k
 """
 import numpy as np
-from numba import njit
+
+from neuroflex.sim.loops import njit
 
 __all__ = ["FIRST_MATCH", "JOIN_WORDS", "NEVER", "SCAN_TO_RETIRE", "join_chunk", "new_join_state", "scan_ahead"]
 

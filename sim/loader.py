@@ -8,9 +8,9 @@ clocked part, ``loader_*``, needs only the number of lines and where the first b
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from neuroflex.formats import LOAD_BURST, RECORD_MAGIC, Core, LoadKind, Status, column_record_lines, most_levels
+from neuroflex.sim.loops import njit
 
 __all__ = ["LATENCY", "LoadBeats", "loader_beat_line", "loader_busy", "loader_error", "loader_finished", "loader_init",
            "loader_request_address", "loader_request_lines", "loader_request_valid", "loader_start", "loader_step",

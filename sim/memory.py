@@ -2,7 +2,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from neuroflex.sim.loops import njit
 
 __all__ = ["MEMORY_STATE", "MemoryTrace", "memory_init", "memory_outputs", "memory_step"]
 

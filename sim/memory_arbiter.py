@@ -5,9 +5,9 @@ A line's content is stood for by a **token**, any integer; see :mod:`neuroflex.s
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from neuroflex.cache_policy import MAX_WRITES
+from neuroflex.sim.loops import njit
 
 __all__ = ["ArbiterState", "arbiter_init", "arbiter_step", "cache_data", "cache_request_ready", "cache_write_ready",
            "errors", "is_idle", "read_data_ready", "request", "sequencer_data", "sequencer_request_ready", "write_data"]

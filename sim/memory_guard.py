@@ -1,6 +1,7 @@
 """Memory guard, cycle by cycle."""
 import numpy as np
-from numba import njit
+
+from neuroflex.sim.loops import njit
 
 __all__ = ["GUARD_STATE", "guard_idle", "guard_init", "guard_step"]
 

@@ -1,9 +1,9 @@
 """Sequencer, cycle by cycle: phases of a job, and the verdict on each descriptor."""
 import numpy as np
-from numba import njit
 
 from neuroflex.formats import (CHUNK_LINES, DESCRIPTOR_VERSION, DESCRIPTOR_WORDS, Opcode, StallCause, Status, descriptor_checksum,
                                unpack_descriptor)
+from neuroflex.sim.loops import njit
 
 __all__ = ["CHECK_CYCLES", "IDLE", "INVALIDATE", "LOAD", "REQUEST", "RECEIVE", "RUN", "FINISH", "RETURN", "STATE", "check_descriptor", "output_chunks",
            "sequencer_cause", "sequencer_init", "sequencer_step"]

@@ -17,10 +17,10 @@ and for the columns ``c`` of the rows, in order, with the costs of the PASC-IF u
     finished(c) = handover(c) + cost2(c),   level written at the end of finished + 2
 """
 import numpy as np
-from numba import njit
 
 from neuroflex.sim.join import ENGINE_FREE, JOIN_WORDS, NEVER, join_chunk, new_join_state
 from neuroflex.sim.laggy import DONE_LATENCY, GROUP_LATENCY
+from neuroflex.sim.loops import njit
 from neuroflex.sim.pascif import FIXED_LATENCY
 from neuroflex.sim.speculation import chunk_leaves
 

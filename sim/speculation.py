@@ -1,5 +1,6 @@
 """Event model of the speculation FIFO: when matches leave it, and when a chunk's corrections are done."""
-from numba import njit
+
+from neuroflex.sim.loops import njit
 
 __all__ = ["APPLY_LATENCY", "WEIGHT_DELAY", "chunk_leaves"]
 

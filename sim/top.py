@@ -6,11 +6,11 @@ feed-forward: when a chunk's last beat is on the bus, all that they will do with
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from neuroflex.formats import StallCause, descriptor_lines
 from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, snn_pe
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
+from neuroflex.sim.loops import njit
 from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
 from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, GROUP, LAST_CHUNK, LAST_WINDOW
@@ -80,6 +80,8 @@ class TileArrays(NamedTuple):
     cost2: np.ndarray
     nonzeros: np.ndarray
     settings: np.ndarray
+    first: np.ndarray          # room for the cycle of each pair's first match, and of each column's output, of one PE and chunk
+    written: np.ndarray
 
 
 SETTINGS = ("load_address", "load_lines", "fetch_lines", "out_base", "out_chunks", "out_first_chunk", "groups_log2", "ann_rounds",
@@ -124,7 +126,8 @@ def tile_arrays(workload, settings, config, fault_line=-1, fault=0):
         cost1[1], cost2[1] = one, two
     numbers = [settings[name] for name in SETTINGS] + [settings["out_height"] * settings["out_width"], fault_line, fault]
     return TileArrays(workload.chunks, workload.lines, workload.empty, workload.matches, columns, pairs,
-                      scan_ahead(columns, config.columns_per_pe), cost1, cost2, workload.nonzeros, np.array(numbers, np.int64))
+                      scan_ahead(columns, config.columns_per_pe), cost1, cost2, workload.nonzeros, np.array(numbers, np.int64),
+                      np.zeros(workload.matches.shape[3], np.int64), np.zeros(2 * workload.matches.shape[3], np.int64))
 
 
 def _new_ann_state(pes):
@@ -173,9 +176,7 @@ def _chunk_events(state, tile, chunk, now, laggy_cycles, record):
     row_ends = tile.chunks[chunk, LAST_CHUNK] == 1
     output_ends = row_ends and tile.chunks[chunk, LAST_WINDOW] == 1
     released, freed = _PAST, _PAST
-    most = tile.matches.shape[3]
-    first = np.empty(most, np.int64)
-    written = np.empty(2 * most, np.int64)
+    first, written = tile.first, tile.written
     traced = len(record.rows) > 0
     for core in range(2):
         lanes = len(state.ann_columns if core == 0 else state.snn_columns) >> tile.settings[_GROUPS]
