@@ -14,33 +14,71 @@ from neuroflex.hdl.memory_guard import MemoryGuard, memory_port
 from neuroflex.hdl.pe_array import PeArray
 from neuroflex.hdl.registers import RegisterFile, register_request, register_response
 from neuroflex.hdl.sequencer import Phase, Sequencer
+from neuroflex.layouts import broadcast_layout, load_layout, settings_layout
 
 __all__ = ["NeuroFlex", "NeuroFlexCore", "probe_layout"]
 
 
 def probe_layout(config):
-    """What a verification build shows of the inside, each cycle.
+    """What a verification build shows of the inside, each cycle: everything that crosses a block boundary.
+
+    A stream ``x`` is ``x_valid``, ``x_ready`` and its payload, which counts while it is valid.
 
     Members
     -------
-    phase, layer, cause
+    phase, layer, cause, code
         Of the sequencer.
-    beat, group, first_beat, last_beat, first_chunk, last_chunk
-        Broadcast bus.
+    invalidate, loader_start, clear, run, cache_busy, loader_finished, loader_error, broadcaster_finished, compressor_finished, block_done
+        Start and end of the sequencer's steps; ``loader_error`` counts with ``loader_finished``.
+    settings
+        Of the layer, while it is loaded and runs.
+    own, own_data
+        Streams: requests of sequencer or loader to the arbiter, and the lines for them.
+    fill_request, fill, evict
+        Streams between cache and arbiter: bursts to read, their lines, lines to write.
+    port_request, port_write
+        Streams from the arbiter to the memory guard; their payload is that of the memory port a cycle later.
+    cache_fetch, cache_read, cache_write
+        Streams to the cache from broadcaster and compressor.
+    response, response_line
+        The cache's answers to reads.
+    load
+        Bus from the loader to the slices.
+    beat, group, first_beat, last_beat, first_chunk, last_chunk, first_window, last_window, mask, line
+        Broadcast bus; all but the first count while there is a ``beat``.
+    slot_free, row_free
+        Bit g: all PEs of group g have a slot, a row buffer.
+    y_bank, y_index
+        What the compressor reads.
     ann_matches, snn_matches
         Bit i: PE i issued a match.
     ann_done, snn_done
         Bit i: PE i's counter of finished outputs, lowest bit.
-    write, write_address
-        A line moved from compressor to cache, and where to.
+    cache_idle, arbiter_idle, guard_idle
+        Nothing is queued or owed.
     hit, miss, eviction
         Of the cache.
     """
+    address, line = config.address_bits, config.chunk_bits
+    burst = {"address": address, "lines": 8}
+    streams = {
+        "own": burst, "own_data": {"line": line, "error": 1}, "fill_request": burst, "fill": {"line": line, "error": 1},
+        "evict": {"address": address, "line": line}, "port_request": {}, "port_write": {},
+        "cache_fetch": {"address": address, "lines": 4}, "cache_read": {"address": address, "consume": 1},
+        "cache_write": {"address": address, "line": line, "through": 1}}
+    flags = ("invalidate", "loader_start", "clear", "run", "cache_busy", "loader_finished", "broadcaster_finished", "compressor_finished",
+             "block_done", "cache_idle", "arbiter_idle", "guard_idle", "hit", "miss", "eviction", "response")
+    bus = broadcast_layout(config)
     return data.StructLayout({
-        "phase": Phase, "layer": 16, "cause": 4, "beat": 1, "group": range(max(config.max_groups, 2)), "first_beat": 1, "last_beat": 1,
-        "first_chunk": 1, "last_chunk": 1, "ann_matches": config.ann_pes, "snn_matches": config.snn_pes,
-        "ann_done": config.ann_pes, "snn_done": config.snn_pes, "write": 1, "write_address": config.address_bits,
-        "hit": 1, "miss": 1, "eviction": 1})
+        "phase": Phase, "layer": 16, "cause": 4, "code": 8, **dict.fromkeys(flags, 1), "loader_error": 8,
+        **{f"{name}_{member}": shape for name, payload in streams.items() for member, shape in ({"valid": 1, "ready": 1} | payload).items()},
+        "response_line": line,
+        **{f"load_{name}": field.shape for name, field in load_layout(config)},
+        "beat": 1, **{name: field.shape for name, field in bus if name != "valid"},
+        "slot_free": config.max_groups, "row_free": config.max_groups,
+        "y_bank": range(max(config.row_buffers, 2)), "y_index": range(max(config.columns_per_pe, 2)),
+        "ann_matches": config.ann_pes, "snn_matches": config.snn_pes, "ann_done": config.ann_pes, "snn_done": config.snn_pes,
+        "settings": settings_layout(config)})
 
 
 class NeuroFlexCore(wiring.Component):
@@ -142,15 +180,31 @@ class NeuroFlexCore(wiring.Component):
         ]
 
         done_bits = len(ann.done) // config.ann_pes
+        probe = self.probe
+        shown = {
+            "own": arbiter.sequencer_request, "own_data": arbiter.sequencer_data, "fill_request": cache.read_request, "fill": cache.read_data,
+            "evict": cache.write_request, "port_request": self.memory.request, "port_write": self.memory.write_data,
+            "cache_fetch": cache.fetch, "cache_read": cache.read, "cache_write": cache.write}
+        for name, port in shown.items():
+            m.d.comb += [probe[f"{name}_valid"].eq(port.valid), probe[f"{name}_ready"].eq(port.ready)]
+            if not name.startswith("port"):
+                m.d.comb += [probe[f"{name}_{member}"].eq(port.payload[member]) for member, _ in port.payload.shape()]
         m.d.comb += [
-            *(self.probe[name].eq(getattr(sequencer, name)) for name in ("phase", "layer", "cause")),
-            self.probe.beat.eq(broadcaster.broadcast.valid),
-            *(self.probe[name].eq(broadcaster.broadcast[name]) for name in ("group", "first_beat", "last_beat", "first_chunk", "last_chunk")),
-            self.probe.ann_matches.eq(ann.matching), self.probe.snn_matches.eq(snn.matching),
-            self.probe.ann_done.eq(Cat(ann.done[i * done_bits] for i in range(config.ann_pes))),
-            self.probe.snn_done.eq(Cat(snn.done[i * done_bits] for i in range(config.snn_pes))),
-            self.probe.write.eq(written), self.probe.write_address.eq(compressor.write.payload.address),
-            self.probe.hit.eq(cache.hit), self.probe.miss.eq(cache.miss), self.probe.eviction.eq(cache.eviction),
+            *(probe[name].eq(getattr(sequencer, name)) for name in ("phase", "layer", "cause", "code", "loader_start", "clear", "run", "settings",
+                                                                    "cache_busy", "loader_finished", "loader_error",
+                                                                    "broadcaster_finished", "compressor_finished")),
+            probe.invalidate.eq(sequencer.cache_invalidate), probe.block_done.eq(compressor.block_done),
+            probe.cache_idle.eq(cache.idle), probe.arbiter_idle.eq(arbiter.idle), probe.guard_idle.eq(self.memory_idle),
+            *(probe[name].eq(getattr(cache, name)) for name in ("hit", "miss", "eviction")),
+            probe.response.eq(cache.response.valid), probe.response_line.eq(cache.response.line),
+            *(probe[f"load_{name}"].eq(loader.load[name]) for name, _ in load_layout(config)),
+            probe.beat.eq(broadcaster.broadcast.valid),
+            *(probe[name].eq(broadcaster.broadcast[name]) for name, _ in broadcast_layout(config) if name != "valid"),
+            probe.slot_free.eq(broadcaster.slot_free), probe.row_free.eq(broadcaster.row_free),
+            probe.y_bank.eq(compressor.y_bank), probe.y_index.eq(compressor.y_index),
+            probe.ann_matches.eq(ann.matching), probe.snn_matches.eq(snn.matching),
+            probe.ann_done.eq(Cat(ann.done[i * done_bits] for i in range(config.ann_pes))),
+            probe.snn_done.eq(Cat(snn.done[i * done_bits] for i in range(config.snn_pes))),
         ]
         return m
 

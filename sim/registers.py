@@ -29,6 +29,18 @@ class RegisterModel:
                 "program_address": self.values["program"], "watchdog": self.values["watchdog"],
                 "irq": self.finished & self.enable}
 
+    @property
+    def settled(self):
+        """No answer waits and no pulse is out: without an access or the end of a job only counters and layer change."""
+        return self.answer is None and not self.start and not self.soft_reset
+
+    def skip(self, counts, layer):
+        """Some cycles at once while :attr:`settled`: what the counters grow by, and the last layer seen while busy, None if never."""
+        for name, count in counts.items():
+            self.counters[name] = (self.counters[name] + count) % (1 << 48)
+        if layer is not None:
+            self.layer = layer
+
     def read(self, name, busy):
         """Value of a register now."""
         if name == "control":

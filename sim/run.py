@@ -94,27 +94,50 @@ def simulate_job(job, tensor, memory_trace, *, cycles=0):
     return run_arrays(job, arrays, memory_trace, trace.output[0].astype(np.int64), cycles=cycles)
 
 
-def run_arrays(job, arrays, memory_trace, output, *, cycles=0):
-    """As :func:`simulate_job`, with the workloads at hand."""
+def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, starts=None):
+    """As :func:`simulate_job`, with the workloads at hand.
+
+    Parameters
+    ----------
+    job, memory_trace, cycles
+        As there.
+    arrays : list of TileArrays
+    output : int64[C, H, W]
+    memory : uint8[lines, line_bytes], optional
+        When it holds more descriptors than the job's own.
+    starts : list of (int, int), optional
+        Start pulses: cycle, and line address of the program: the job's, or one that begins with something else than a
+        layer. Those that come while a job runs are ignored. One job, ``START_CYCLE`` after reset, by default.
+    """
     config = job.config
+    memory = job.memory if memory is None else memory
     per = descriptor_lines(config)
-    words = job.memory[job.program:].reshape(-1).view(np.uint32)[:(len(job.tiles) + 1) * DESCRIPTOR_WORDS].reshape(-1, DESCRIPTOR_WORDS)
     state = top.top_init(config, len(job.tiles) + 1)
     record = top.recorder(config, cycles)
     numbers = (per, config.laggy_cycles, config.slots, config.row_buffers)
     patterns = (memory_trace.request_ready, memory_trace.write_ready, memory_trace.read_go)
-    ended = 1
     limit = cycles or _LIMIT
-    for number, descriptor in enumerate(words):
-        verdict = int(sequencer.check_descriptor(descriptor, config))
-        tile = arrays[min(number, len(arrays) - 1)]
-        ended = top.top_advance(state, tile, numbers, verdict, START_CYCLE, job.program, patterns, memory_trace.latency,
-                                memory_trace.answer_latency, memory_trace.error_line, record, limit)
-        if ended != 1:
+
+    def advance(tile, verdict, start_at, program):
+        return top.top_advance(state, tile, numbers, verdict, start_at, program, patterns, memory_trace.latency, memory_trace.answer_latency,
+                               memory_trace.error_line, record, limit)
+
+    tile, ended = arrays[0], 2
+    for start_at, program in [(START_CYCLE, job.program)] if starts is None else starts:
+        if start_at <= state.scalars[top.NOW]:      # the sequencer was still at work when software wrote
+            continue
+        ended, address = 1, program
+        while ended == 1:
+            words = memory[address:address + per].reshape(-1).view(np.uint32)[:DESCRIPTOR_WORDS]
+            verdict = int(sequencer.check_descriptor(words, config))
+            if verdict == Status.NONE:
+                tile = arrays[(address - job.program) // per]
+            ended = advance(tile, verdict, start_at, program)
+            address += per
+        if ended == 0:
             break
     if cycles and ended == 2:
-        top.top_advance(state, tile, numbers, 0, START_CYCLE, job.program, patterns, memory_trace.latency,
-                        memory_trace.answer_latency, memory_trace.error_line, record, limit)
+        advance(tile, 0, -1, 0)
     r = state.scalars
     counters = dict.fromkeys((c.name for c in COUNTERS), 0)
     sums = state.layers.sum(axis=0)

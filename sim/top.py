@@ -13,7 +13,7 @@ from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, sc
 from neuroflex.sim.loops import njit
 from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
-from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, GROUP, LAST_CHUNK, LAST_WINDOW
+from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, FIRST_WINDOW, GROUP, LAST_CHUNK, LAST_WINDOW, OUTSIDE
 
 __all__ = ["NO_TRACE", "Recorder", "TileArrays", "TopState", "recorder", "tile_arrays", "top_advance", "top_init"]
 
@@ -26,10 +26,26 @@ _RING = 64
 (NOW, BUSY_CYCLES, HITS, MISSES, EVICTIONS, FINISHED_AT, CODE, LAYER, STILL) = range(9)
 _STILL = 5           # cycles without a visible move, beyond every fixed latency of the broadcaster, after which to look whether anything moves
 
-# Columns of a Recorder's row: what the outside and the probe show in a cycle.
-FIELDS = ("phase", "layer", "cause", "beat", "group", "first_beat", "last_beat", "first_chunk", "last_chunk", "write", "write_address",
-          "hit", "miss", "eviction", "request_valid", "request_address", "request_lines", "request_write", "write_valid", "write_line",
-          "read_ready", "finish", "busy", "clear")
+# Columns of a Recorder's row: what the memory port and the blocks' ports show in a cycle. Lines are shown by where their contents are: those
+# that the core writes or reads from its cache by their address, those from memory by their number in the order of arrival; -1 is a line of zeros.
+FIELDS = (
+    "request_valid", "request_address", "request_lines", "request_write", "write_valid", "write_line", "read_ready",
+    "phase", "layer", "cause", "code", "busy", "running", "prepared", "finish",
+    "invalidate", "loader_start", "clear", "run", "cache_busy", "loader_finished", "loader_error", "broadcaster_finished", "compressor_finished",
+    "block_done", "cache_idle", "arbiter_idle", "guard_idle", "hit", "miss", "eviction",
+    "own_valid", "own_ready", "own_address", "own_lines", "own_data_valid", "own_data_ready", "own_data_line", "own_data_error",
+    "fill_request_valid", "fill_request_ready", "fill_request_address", "fill_request_lines", "fill_valid", "fill_ready", "fill_line", "fill_error",
+    "evict_valid", "evict_ready", "evict_address", "port_request_valid", "port_request_ready", "port_write_valid", "port_write_ready",
+    "cache_fetch_valid", "cache_fetch_ready", "cache_fetch_address", "cache_fetch_lines",
+    "cache_read_valid", "cache_read_ready", "cache_read_address", "cache_read_consume",
+    "cache_write_valid", "cache_write_ready", "cache_write_address", "cache_write_through", "response", "response_line", "load_line",
+    "beat", "group", "first_beat", "last_beat", "first_chunk", "last_chunk", "first_window", "last_window", "mask", "line",
+    "slot_free", "row_free", "y_read", "y_bank", "y_index")
+REQUEST, WRITE, PHASE, BUSY, INVALIDATE, ENDS, IDLES, EVENTS, OWN, OWN_DATA, FILL_REQUEST, FILL, EVICT, PORT = (FIELDS.index(name) for name in (
+    "request_valid", "write_valid", "phase", "busy", "invalidate", "loader_finished", "cache_idle", "hit", "own_valid", "own_data_valid",
+    "fill_request_valid", "fill_valid", "evict_valid", "port_request_valid"))
+CACHE_FETCH, CACHE_READ, CACHE_WRITE, RESPONSE, LOAD_LINE, BEAT, FREE, Y = (FIELDS.index(name) for name in (
+    "cache_fetch_valid", "cache_read_valid", "cache_write_valid", "response", "load_line", "beat", "slot_free", "y_read"))
 NO_TRACE = 0
 
 
@@ -318,12 +334,12 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         guard_line = state.guard[memory_guard.LINES_QUEUED] > 0
         out_request, out_line = state.guard_requests[state.guard_heads[0]], state.guard_lines[state.guard_heads[1]]
         read_ready = memory_arbiter.read_data_ready(state.arbiter)
-        cache_line, _, _ = memory_arbiter.cache_data(state.arbiter)
-        own_line, _, own_error = memory_arbiter.sequencer_data(state.arbiter)
+        cache_line, cache_line_number, cache_line_error = memory_arbiter.cache_data(state.arbiter)
+        own_line, own_line_number, own_error = memory_arbiter.sequencer_data(state.arbiter)
         read_error, write_error = memory_arbiter.errors(state.arbiter)
         fill_valid, fill_address, fill_lines = fibercache.read_request(state.cache)
         evict_valid, evict_address, evict_token = fibercache.write_request(state.cache)
-        response_valid, _, _ = fibercache.response(state.cache)
+        response_valid, response_address, _ = fibercache.response(state.cache)
         hit, miss, eviction, _ = fibercache.pulses(state.cache)
         store_valid = compressor.compressor_write_valid(state.compressor)
         store_address = compressor.compressor_write_address(state.compressor)
@@ -366,19 +382,47 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
             r[FINISHED_AT], r[CODE], r[LAYER] = now, seq[sequencer.CODE], seq[sequencer.LAYER]
         if traced:
             row = record.rows[now]
-            row[0], row[1], row[2] = phase, seq[sequencer.LAYER], cause
-            if beat:
-                row[3], row[4] = 1, tile.chunks[chunk, GROUP]
-                row[5], row[6] = bus[broadcaster.BUS_FIRST], bus[broadcaster.BUS_LAST]
-                row[7], row[8] = tile.chunks[chunk, FIRST_CHUNK], tile.chunks[chunk, LAST_CHUNK]
-            if store_valid and store_ready:
-                row[9], row[10] = 1, store_address
-            row[11], row[12], row[13] = hit, miss, eviction
             if guard_request:
-                row[14], row[15], row[16], row[17] = 1, out_request[0], out_request[1], out_request[2]
-            if guard_line:
-                row[18], row[19] = 1, out_line
-            row[20], row[21], row[22], row[23] = read_ready, phase == sequencer.RETURN, busy, pulse_clear
+                row[REQUEST], row[REQUEST + 1], row[REQUEST + 2], row[REQUEST + 3] = 1, out_request[0], out_request[1], out_request[2]
+            row[WRITE], row[WRITE + 1], row[WRITE + 2] = guard_line, out_line, read_ready
+            row[PHASE], row[PHASE + 1], row[PHASE + 2], row[PHASE + 3] = phase, seq[sequencer.LAYER], cause, seq[sequencer.CODE]
+            row[BUSY], row[BUSY + 1], row[BUSY + 2], row[BUSY + 3] = (
+                busy, phase == sequencer.RUN, loading or phase == sequencer.RUN, phase == sequencer.RETURN)
+            row[INVALIDATE], row[INVALIDATE + 1], row[INVALIDATE + 2], row[INVALIDATE + 3], row[INVALIDATE + 4] = (
+                seq[sequencer.PULSE_INVALIDATE], pulse_loader, pulse_clear, pulse_run, fibercache.is_busy(state.cache))
+            row[ENDS], row[ENDS + 1], row[ENDS + 2], row[ENDS + 3], row[ENDS + 4] = (
+                loader.loader_finished(state.loader), loader.loader_error(state.loader), bus[broadcaster.FINISHED],
+                compressor.compressor_finished(state.compressor), compressor.compressor_block_done(state.compressor))
+            row[IDLES], row[IDLES + 1], row[IDLES + 2] = (
+                fibercache.is_idle(state.cache), memory_arbiter.is_idle(state.arbiter), memory_guard.guard_idle(state.guard))
+            row[EVENTS], row[EVENTS + 1], row[EVENTS + 2] = hit, miss, eviction
+            row[OWN], row[OWN + 1], row[OWN + 2], row[OWN + 3] = (
+                own_valid, memory_arbiter.sequencer_request_ready(state.arbiter), own_address, own_lines)
+            row[OWN_DATA], row[OWN_DATA + 1], row[OWN_DATA + 2], row[OWN_DATA + 3] = own_line, own_ready, own_line_number, own_error
+            row[FILL_REQUEST], row[FILL_REQUEST + 1], row[FILL_REQUEST + 2], row[FILL_REQUEST + 3] = (
+                fill_valid, memory_arbiter.cache_request_ready(state.arbiter), fill_address, fill_lines)
+            row[FILL], row[FILL + 1], row[FILL + 2], row[FILL + 3] = (
+                cache_line, fibercache.data_ready(state.cache), cache_line_number, cache_line_error)
+            row[EVICT], row[EVICT + 1], row[EVICT + 2] = evict_valid, memory_arbiter.cache_write_ready(state.arbiter), evict_address
+            row[PORT], row[PORT + 1], row[PORT + 2], row[PORT + 3] = (
+                request_valid, state.guard[memory_guard.REQUESTS] < 2, line_valid, state.guard[memory_guard.LINES_QUEUED] < 2)
+            row[CACHE_FETCH], row[CACHE_FETCH + 1], row[CACHE_FETCH + 2], row[CACHE_FETCH + 3] = (
+                fetch_valid, fibercache.fetch_ready(state.cache), fetch_address, settings[_FETCH_LINES])
+            row[CACHE_READ], row[CACHE_READ + 1], row[CACHE_READ + 2], row[CACHE_READ + 3] = (
+                read_valid, fibercache.read_ready(state.cache), read_address, read_consume)
+            row[CACHE_WRITE], row[CACHE_WRITE + 1], row[CACHE_WRITE + 2], row[CACHE_WRITE + 3] = (
+                store_valid, store_ready, store_address, settings[_TO_MEMORY])
+            row[RESPONSE], row[RESPONSE + 1], row[LOAD_LINE] = response_valid, response_address, loader.loader_beat_line(state.loader)
+            if beat:
+                outside = tile.chunks[chunk, OUTSIDE] == 1
+                row[BEAT], row[BEAT + 1], row[BEAT + 2], row[BEAT + 3] = (
+                    1, tile.chunks[chunk, GROUP], bus[broadcaster.BUS_FIRST], bus[broadcaster.BUS_LAST])
+                row[BEAT + 4], row[BEAT + 5], row[BEAT + 6], row[BEAT + 7] = (
+                    tile.chunks[chunk, FIRST_CHUNK], tile.chunks[chunk, LAST_CHUNK], tile.chunks[chunk, FIRST_WINDOW], tile.chunks[chunk, LAST_WINDOW])
+                row[BEAT + 8] = -1 if outside else tile.chunks[chunk, ADDRESS]
+                row[BEAT + 9] = -1 if outside or tile.empty[chunk] else tile.chunks[chunk, ADDRESS] + 1 + bus[broadcaster.BUS_BEAT]
+            others = (1 << len(state.begun)) - (1 << groups)     # groups that do not exist show as free
+            row[FREE], row[FREE + 1] = slot_free | others, row_free | others
 
         # --- all blocks step ---
         read_moved = shown and read_ready
@@ -404,7 +448,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         own_request_ready = memory_arbiter.sequencer_request_ready(state.arbiter)
         memory_arbiter.arbiter_step(state.arbiter, evict_valid, evict_address, evict_token, fill_valid, fill_address, fill_lines,
                                     own_valid, own_address, own_lines, cache_data_ready, own_ready, accepted, line_accepted,
-                                    shown, 0, line_error, answer, 0)
+                                    shown, line_number, line_error, answer, 0)
         fetch_ready, cache_read_ready = fibercache.fetch_ready(state.cache), fibercache.read_ready(state.cache)
         cache_busy = fibercache.is_busy(state.cache)
         fibercache.cache_step(state.cache, fetch_valid, fetch_address, settings[_FETCH_LINES], read_valid, read_address, read_consume,
@@ -417,8 +461,11 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
             compressor.compressor_start(state.compressor, settings[_OUT_BASE], settings[_POSITIONS], settings[_OUT_CHUNKS],
                                         settings[_OUT_FIRST], settings[_GROUPS], settings[_ANN_ROUNDS], settings[_SNN_ROUNDS])
         else:
-            compressor.compressor_step(state.compressor, tile.nonzeros, state.ann_columns, state.ann_done, state.snn_columns,
-                                       state.snn_done, store_ready)
+            y_bank, y_index = compressor.compressor_y_bank(state.compressor), compressor.compressor_y_index(state.compressor)
+            y_read = compressor.compressor_step(state.compressor, tile.nonzeros, state.ann_columns, state.ann_done, state.snn_columns,
+                                                state.snn_done, store_ready)
+            if traced:
+                record.rows[now, Y], record.rows[now, Y + 1], record.rows[now, Y + 2] = y_read, y_bank, y_index
         if beat:
             group = tile.chunks[chunk, GROUP]
             if bus[broadcaster.BUS_FIRST]:

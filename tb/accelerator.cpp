@@ -33,7 +33,7 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
                         uint8_t* memory, int64_t memory_lines, int64_t line_bytes,
                         const uint8_t* request_ready, int64_t n_request_ready, const uint8_t* write_ready, int64_t n_write_ready,
                         const uint8_t* read_go, int64_t n_read_go, const int64_t* latency, int64_t n_latency,
-                        int64_t answer_latency, int64_t error_line,
+                        int64_t answer_latency, int64_t error_line, const uint8_t* take, int64_t n_take,
                         const uint64_t* script, const int64_t* wait, int64_t n_script, uint64_t* answers,
                         int64_t* layers, int64_t n_layers, int64_t n_causes,
                         int64_t most, int64_t tail, uint64_t* stim_out, uint64_t* trace_out, int64_t* bad_address) {
@@ -57,13 +57,15 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
     int64_t t = 0;
     for (; t < most && (ended < 0 || t < ended + tail); t++) {
         std::memset(stim.data(), 0, stim_words * 8);
-        // Registers: one access after the other, each once the interrupt is up (wait < 0) or some cycles after the last answer.
-        bool go = access < n_script && access == answered && (wait[access] < 0 ? interrupt : t - answered_at > wait[access]);
+        // Registers: one access after the other, each once the interrupt is up (wait -1), while the last answer still waits (-2) or some
+        // cycles after it.
+        bool go = access < n_script && (wait[access] == -2 || (access == answered && (wait[access] < 0 ? interrupt : t - answered_at > wait[access])));
         if (go) {
             put(stim.data(), in(REG_VALID), 1);
             put(stim.data(), in(REG_PAYLOAD), script[access]);
         }
-        put(stim.data(), in(REG_TAKE), 1);
+        bool taken = take[t % n_take];
+        put(stim.data(), in(REG_TAKE), taken);
         // Memory: everything it shows depends on what happened before this cycle.
         put(stim.data(), in(MREQ_READY), request_ready[t % n_request_ready]);
         put(stim.data(), in(MWD_READY), !writes.empty() && write_ready[t % n_write_ready]);
@@ -89,7 +91,7 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
         if (trace_out) { memcpy(trace_out, trace.data(), trace_words * 8); trace_out += trace_words; }
         const uint64_t* o = trace.data();
 
-        if (get(o, out(ANS_VALID)) && answered < n_script) {
+        if (get(o, out(ANS_VALID)) && taken && answered < n_script) {
             answers[answered++] = get(o, out(ANS_PAYLOAD));
             answered_at = t;
             if (answered == n_script) ended = t;

@@ -76,27 +76,35 @@ class Call:
         Soft reset so many cycles after the start, instead of waiting for the interrupt.
     pause : int
         Cycles from the last register access of the job before to the first of this one.
+    during : tuple of (address, write, data, wait)
+        Further accesses after the start, and ``after`` those between the reading of the counters and the clearing of the interrupt;
+        ``wait`` as in :func:`access_script`.
     """
 
     program: int = 0
     watchdog: int = 1_000_000
     reset_after: int | None = None
     pause: int = 0
+    during: tuple = ()
+    after: tuple = ()
 
 
-INTERRUPT = -1
+INTERRUPT, AT_ONCE = -1, -2
 
 
 def access_script(call):
-    """Register accesses of a job: ``(address, write, data, cycles to wait before, or INTERRUPT)``."""
+    """Register accesses of a job: ``(address, write, data, wait)``.
+
+    ``wait``: so many cycles after the last answer, or INTERRUPT, or AT_ONCE: in the cycle after the last request, though its answer is not taken yet.
+    """
     offset = {r.name: r.offset for r in regmap.REGISTERS}
     script = [(offset["watchdog"], 1, call.watchdog, call.pause), (offset["program"], 1, call.program, 0), (offset["control"], 1, 0x101, 0)]
     if call.reset_after is not None:
         # The reset may come after the end of a short job: its interrupt must not be taken for the next one's.
         return script + [(offset["control"], 1, 0x102, call.reset_after), (offset["status"], 0, 0, 0), (offset["status"], 1, 2, 0)]
-    script += [(offset["status"], 0, 0, INTERRUPT)]
+    script += [*call.during, (offset["status"], 0, 0, INTERRUPT)]
     script += [(offset[f"{c.name}_{half}"], 0, 0, 0) for c in regmap.COUNTERS for half in ("low", "high")]
-    return script + [(offset["status"], 1, 2, 0)]
+    return script + [*call.after, (offset["status"], 1, 2, 0)]
 
 
 class RtlAccelerator:
@@ -107,22 +115,22 @@ class RtlAccelerator:
     config : ArchConfig
     verilog_edit : callable, optional
         Fault injection, see :class:`Bench`.
+    quick : bool
+        Build in half of the time, run several times slower: for a few short jobs.
     """
 
-    def __init__(self, config, *, verilog_edit=None):
+    def __init__(self, config, *, verilog_edit=None, quick=False):
         self.config = config
-        self.bench = Bench(NeuroFlex(config=config, probe=True), name=f"neuroflex_{config.name}", verilog_edit=verilog_edit)
+        self.bench = Bench(NeuroFlex(config=config, probe=True), name=f"neuroflex_{config.name}", verilog_edit=verilog_edit, quick=quick)
         places = self.bench._trace.places | self.bench._stim.places
         probe_start = places["probe"][0]
         self._in = np.array([places[name][:2] for name in _INPUTS], np.int64)
         probe = probe_layout(config)
-        inside = [(probe_start + probe[name].offset, probe[name].width) for name in ("layer", "cause")]
-        busy = (probe_start + probe["phase"].offset, probe["phase"].width)
-        matches = [(probe_start + probe[name].offset, probe[name].width) for name in ("ann_matches", "snn_matches")]
-        self._out = np.array([places[name][:2] for name in _OUTPUTS] + inside + [busy] + matches + [(config.address_bits, 0)], np.int64)
+        inside = [(probe_start + probe[name].offset, probe[name].width) for name in ("layer", "cause", "phase", "ann_matches", "snn_matches")]
+        self._out = np.array([places[name][:2] for name in _OUTPUTS] + inside + [(config.address_bits, 0)], np.int64)
 
-    def run(self, memory, *, program=0, trace=None, watchdog=1_000_000, most=200_000_000, layers=0, record=False):
-        """Run a job from reset to its end.
+    def run(self, memory, *, program=0, trace=None, watchdog=1_000_000, most=200_000_000, layers=0, record=False, calls=None, take=None):
+        """Run a job, or several one after the other, from reset to the end of the last.
 
         Parameters
         ----------
@@ -140,6 +148,10 @@ class RtlAccelerator:
             Descriptors to keep sums for.
         record : bool
             Keep every input and output of every cycle.
+        calls : list of Call, optional
+            Instead of ``program`` and ``watchdog``. Status, layer and counters are those of the last one.
+        take : bool[period], optional
+            Whether software takes the answer to a register access in cycle ``t % period``; always by default.
 
         Raises
         ------
@@ -147,8 +159,8 @@ class RtlAccelerator:
             When the RTL asks for a line outside of memory, or does not end in time.
         """
         (status, layer, counters), sums, cycles, memory, stim, out = self._run(
-            memory, [Call(program=program, watchdog=watchdog)], trace, most, layers, record)
-        return Run(status=status[0], layer=layer[0], counters=counters[0], layers=sums, cycles=cycles, memory=memory, stim=stim, trace=out)
+            memory, calls or [Call(program=program, watchdog=watchdog)], trace, most, layers, record, take)
+        return Run(status=status[-1], layer=layer[-1], counters=counters[-1], layers=sums, cycles=cycles, memory=memory, stim=stim, trace=out)
 
     def run_calls(self, memory, calls, *, trace=None, most=1_000_000):
         """Run several jobs one after the other, the first from reset.
@@ -169,7 +181,8 @@ class RtlAccelerator:
         (statuses, _, _), _, _, memory, _, _ = self._run(memory, calls, trace, most, 0, False)
         return statuses, memory
 
-    def _run(self, memory, calls, trace, most, layers, record):
+    def _run(self, memory, calls, trace, most, layers, record, take=None):
+        take = np.ones(1, np.uint8) if take is None else np.ascontiguousarray(take, np.uint8)
         trace = trace or MemoryTrace.constant()
         memory = np.ascontiguousarray(memory, np.uint8).copy()
         scripts = [access_script(call) for call in calls]
@@ -188,7 +201,7 @@ class RtlAccelerator:
             arguments = [simulation.state, stim_words, trace_words, self._in, self._out, memory, len(memory), self.config.line_bytes]
             for pattern in (trace.request_ready, trace.write_ready, trace.read_go, trace.latency):
                 arguments += [pattern, len(pattern)]
-            arguments += [trace.answer_latency, trace.error_line, script, wait, len(script), answers, sums, layers, len(StallCause),
+            arguments += [trace.answer_latency, trace.error_line, take, len(take), script, wait, len(script), answers, sums, layers, len(StallCause),
                           most, TAIL, stim if record else None, out if record else None, ctypes.byref(bad)]
             cycles = function(*(_argument(a) for a in arguments))
             failure = simulation.library.simulation_failure()
@@ -202,7 +215,9 @@ class RtlAccelerator:
         for script in scripts:
             values = [int(a) & 0xFFFFFFFF for a in answers[start:start + len(script)]]
             start += len(script)
-            first = next(i for i, access in enumerate(script) if not access[1])     # the first read is that of the status
+            # The first read after the interrupt or the reset is that of the status.
+            from_ = next(i for i, access in enumerate(script) if access[3] == INTERRUPT or access[:3] == (8, 1, 0x102))
+            first = next(i for i in range(from_, len(script)) if not script[i][1])
             numbers = values[first + 1:first + 1 + 2 * len(regmap.COUNTERS)]
             counters = dict(zip((c.name for c in regmap.COUNTERS), (low | high << 32 for low, high in zip(numbers[::2], numbers[1::2]))))
             found.append((Status(values[first] >> 8 & 255), values[first] >> 16, counters))

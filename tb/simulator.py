@@ -143,7 +143,7 @@ def cached(name, key, make):
     return folder
 
 
-def build_library(name, verilog, *, waves=False, extra=""):
+def build_library(name, verilog, *, waves=False, extra="", quick=False):
     """Compile a design with ports ``clk``, ``rst``, ``stim_vector``, ``trace_vector`` and top module ``bench``.
 
     Parameters
@@ -156,6 +156,8 @@ def build_library(name, verilog, *, waves=False, extra=""):
         Whether the library can write a VCD (slower to build and to run).
     extra : str
         C++ to compile behind the shim, for a loop of its own around ``Simulation``.
+    quick : bool
+        Compile without optimisation.
 
     Returns
     -------
@@ -165,6 +167,7 @@ def build_library(name, verilog, *, waves=False, extra=""):
     tool = Verilator.find()
     flags = (*_COMPILE, *_LIBRARY, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}",
              *_includes(tool))
+    optimise = ("-O0",) if quick else ()
     verilate = (*_VERILATE, "--prefix", "Vbench", *(("--trace-vcd",) if waves else ()))
     parts = ("verilated", "verilated_threads", *(("verilated_vcd_c",) if waves else ()))
     runtime = cached("runtime-waves" if waves else "runtime", (tool.version, flags),
@@ -172,11 +175,11 @@ def build_library(name, verilog, *, waves=False, extra=""):
 
     def make(folder):
         _verilate(name, verilog, tool, verilate, folder, _SHIM + extra)
-        _gxx(*flags, "-shared", "all.cpp", *sorted(runtime.glob("*.o")), "-o", "design.so", cwd=folder)
+        _gxx(*flags, *optimise, "-shared", "all.cpp", *sorted(runtime.glob("*.o")), "-o", "design.so", cwd=folder)
         for path in folder.glob("V*"):
             path.unlink()
 
-    return cached(name, (verilog, _SHIM, extra, tool.version, verilate, flags), make) / "design.so"
+    return cached(name, (verilog, _SHIM, extra, tool.version, verilate, flags, optimise), make) / "design.so"
 
 
 def build_cocotb(name, verilog):
