@@ -8,13 +8,14 @@ model carries counts only. One cycle: read the accessors, then call :func:`compr
 import numpy as np
 
 from neuroflex.formats import CHUNK_LINES
+from neuroflex.sim.compaction import COMPACTION_STAGES, fill_line
 from neuroflex.sim.loops import njit
 
 __all__ = ["HEAD", "PIPELINE", "compressor_block_done", "compressor_busy", "compressor_finished", "compressor_init", "compressor_start",
            "compressor_step", "compressor_write_address", "compressor_write_is_mask", "compressor_write_valid",
            "compressor_y_bank", "compressor_y_index", "layer_rounds", "layout_rounds"]
 
-PIPELINE = 7    # stages between the cycle in which a round is read and the packer: its lines are there one later
+PIPELINE = COMPACTION_STAGES + 1    # stages between the cycle in which a round is read and the packer: its lines are there one later
 
 # Configuration
 _CHUNK_BITS, _LINE_BYTES, _ANN_PES, _SNN_PES, _BANKS, _ADDRESS_MASK = range(6)
@@ -130,18 +131,14 @@ def _issue(state, nonzeros, ann_columns, ann_done, snn_columns, snn_done):
 @njit(inline="always")
 def _pack(state, token):
     """The packer takes a round: which lines it completes."""
-    line_bytes = state[_LINE_BYTES]
-    filled = state[_FILL] + (token >> _COUNT)
     state[_VALUE_ADDRESS] = state[_CHUNK] + 1 + state[_LINES]
     state[_MASK_ADDRESS] = state[_CHUNK]
-    state[_FULL] = filled >= line_bytes
+    state[_FULL], state[_REST], state[_FILL] = fill_line(state[_FILL], token >> _COUNT, token >> _CLOSING & 1, state[_LINE_BYTES])
     state[_LINES] += state[_FULL]
-    state[_FILL] = filled & (line_bytes - 1)
     if token >> _CLOSING & 1:
-        state[_REST] = min(state[_FILL], 1)
         state[_MASK] = 1
         state[_LAST] = token >> _LAST_ROUND & 1
-        state[_FILL] = state[_LINES] = 0
+        state[_LINES] = 0
         if token >> _LAST_CHUNK & 1:
             state[_SPINE] += state[_STRIDE]
             state[_CHUNK] = state[_SPINE]
