@@ -15,8 +15,8 @@ __all__ = ["AnnPe"]
 class AnnPe(wiring.Component):
     """Multiplies matching INT8 weights and levels, one pair per cycle, and activates finished rows by QCFS.
 
-    A match of cycle ``M`` is in its accumulator from ``M + 7`` on. A chunk retired in cycle ``R`` frees its slot in
-    ``R + 2``; the row it ends gives the QCFS unit its first job in ``R + 6``. See ``docs/pe.md``.
+    A match of cycle ``M`` is in its accumulator from ``M + 8`` on. A chunk retired in cycle ``R`` frees its slot in
+    ``R + 2``; the row it ends gives the QCFS unit its first job in ``R + 8``. See ``docs/pe.md``.
 
     SparTen's inner join (MICRO 2019): a fast prefix count for each operand.
 
@@ -29,7 +29,7 @@ class AnnPe(wiring.Component):
     See :func:`~neuroflex.hdl.pe.pe_ports`; ``levels_in`` is not used.
     """
 
-    DRAIN_DELAY = 5     # after retirement: the last product is written at the end of R + 5
+    DRAIN_DELAY = 6     # after retirement: the last product is written at the end of R + 6
 
     def __init__(self, config):
         self._config = config
@@ -46,7 +46,7 @@ class AnnPe(wiring.Component):
             row_end.columns.eq(join.columns), row_end.clear.eq(self.clear), row_end.row_started.eq(join.row_started),
             row_end.y_bank.eq(self.y_bank), row_end.y_index.eq(self.y_index),
             self.y.eq(row_end.y), self.done.eq(row_end.done), self.row_free.eq(row_end.row_free),
-            self.slot_free.eq(join.slot_free), self.matching.eq(join.matching), self.enabled.eq(join.columns != 0),
+            self.slot_free.eq(join.slot_free), self.matching.eq(join.matching), self.enabled.eq(join.enabled),
             self.columns.eq(join.columns),
             self.busy.eq(join.busy | row_end.busy),
         ]
@@ -70,30 +70,33 @@ class AnnPe(wiring.Component):
         config = self._config
         m.submodules.level_prefix = prefix = FastPrefix(bits=config.chunk_bits)
         slot_2, slot_3 = Signal.like(join.match.slot), Signal.like(join.match.slot)
-        level_4, level_5 = Signal(LEVEL_BITS), Signal(LEVEL_BITS)
+        level_4, level_5, level_6 = (Signal(LEVEL_BITS, name=f"level_{cycle}") for cycle in (4, 5, 6))
         m.d.comb += [
             prefix.mask.eq(join.activation_mask), prefix.position.eq(join.match.position),
             join.level_slot.eq(slot_3), join.level_offset.eq(prefix.count),
         ]
-        m.d.sync += [slot_2.eq(join.match.slot), slot_3.eq(slot_2), level_4.eq(join.level), level_5.eq(level_4)]
+        m.d.sync += [slot_2.eq(join.match.slot), slot_3.eq(slot_2), level_4.eq(join.level), level_5.eq(level_4),
+                     level_6.eq(level_5)]
 
         column, bank = join.weighted.column, join.weighted.bank
         product = Signal(signed(8 + LEVEL_BITS))
-        product_valid, product_address = Signal(), Signal(len(column) + len(bank))
-        m.d.sync += [product.eq(join.weighted.weight * level_5), product_valid.eq(join.weighted.valid),
-                     product_address.eq(Cat(column, bank))]
+        product_valid, product_address, product_first = Signal(), Signal(len(column) + len(bank)), Signal()
+        written = Signal(1 << len(product_address))
+        address = Cat(column, bank)
+        m.d.sync += [product.eq(join.weighted.weight * level_6), product_valid.eq(join.weighted.valid),
+                     product_address.eq(address),
+                     product_first.eq(~written.bit_select(address, 1))]
 
         # A column's first product of a row does not add to what an earlier row left: no cycles to clear.
         m.submodules.sums = sums = Memory(shape=signed(config.ann_acc_bits), depth=1 << len(product_address), init=[])
         write, old, done = sums.write_port(), sums.read_port(domain="comb"), sums.read_port(domain="comb")
-        written = Signal(1 << len(product_address))
         job_address = Cat(row_end.job_column, row_end.job_bank)
         m.d.comb += [
             old.addr.eq(product_address), write.addr.eq(product_address), write.en.eq(product_valid),
-            write.data.eq(product + Mux(written.bit_select(product_address, 1), old.data, 0)),
+            write.data.eq(product + Mux(product_first, 0, old.data)),
             done.addr.eq(job_address),
         ]
-        m.d.sync += written.eq((written | (product_valid << product_address)) & ~(row_end.job_taken << job_address))
+        m.d.sync += written.eq((written | (join.weighted.valid << address)) & ~(row_end.job_taken << job_address))
 
         layout = data.StructLayout({"theta": 32, "bias": signed(32), "levels": 8})
         m.submodules.parameters = parameters = Memory(shape=layout, depth=config.columns_per_pe, init=[])
@@ -107,10 +110,16 @@ class AnnPe(wiring.Component):
         m.submodules.qcfs = qcfs = QCFS(acc_bits=config.ann_acc_bits, theta_bits=config.theta_bits, bias_bits=32,
                                         level_bits=LEVEL_BITS, tag_bits=len(column))
         job = qcfs.i.payload
+        fetched, fetched_parameter = Signal(), Signal(layout)
+        fetched_sum, fetched_column = Signal(signed(config.ann_acc_bits)), Signal.like(row_end.job_column)
         m.d.comb += [
-            qcfs.i.valid.eq(row_end.job_valid), row_end.job_taken.eq(qcfs.i.valid & qcfs.i.ready),
-            job.z.eq(Mux(written.bit_select(job_address, 1), done.data, 0)), job.tag.eq(row_end.job_column),
-            job.bias.eq(parameter.data.bias), job.theta.eq(parameter.data.theta), job.levels.eq(parameter.data.levels),
+            row_end.job_taken.eq(row_end.job_valid & (~fetched | qcfs.i.ready)), qcfs.i.valid.eq(fetched),
+            job.z.eq(fetched_sum), job.tag.eq(fetched_column), job.bias.eq(fetched_parameter.bias), job.theta.eq(fetched_parameter.theta), job.levels.eq(fetched_parameter.levels),
             row_end.result.valid.eq(qcfs.o.valid), row_end.result.column.eq(qcfs.o.payload.tag),
             row_end.result.y.eq(qcfs.o.payload.y),
         ]
+        with m.If(qcfs.i.ready):
+            m.d.sync += fetched.eq(0)
+        with m.If(row_end.job_taken):
+            m.d.sync += [fetched.eq(1), fetched_column.eq(row_end.job_column), fetched_parameter.eq(parameter.data),
+                         fetched_sum.eq(Mux(written.bit_select(job_address, 1), done.data, 0))]

@@ -89,8 +89,8 @@ class JoinFrontEnd(wiring.Component):
         The bus carries the first beat of a row for this PE. Combinational like ``arrived``.
     slot_free : Out(1)
         A slot is free, or the PE has no columns.
-    columns : Out
-        Columns of this PE.
+    columns : Out, enabled : Out(1)
+        Columns of this PE, and whether it has any.
     matching : Out(1)
         The engine holds a match in this cycle.
     match : Out(match_layout), activation_mask : Out(chunk_bits)
@@ -108,7 +108,7 @@ class JoinFrontEnd(wiring.Component):
     """
 
     MATCH_LATENCY = 1
-    WEIGHT_LATENCY = 5
+    WEIGHT_LATENCY = 6
 
     def __init__(self, config):
         self._config = config
@@ -127,6 +127,7 @@ class JoinFrontEnd(wiring.Component):
             "row_started": Out(1),
             "slot_free": Out(1),
             "columns": Out(range(config.columns_per_pe + 1)),
+            "enabled": Out(1),
             "matching": Out(1),
             "match": Out(match_layout(config)),
             "activation_mask": Out(config.chunk_bits),
@@ -147,9 +148,9 @@ class JoinFrontEnd(wiring.Component):
         pairs_last = self._columns(m)
         tags, scan_slot, scan_mask, engine_mask, engine_slot = self._slots(m)
         scanned = self._scanner(m, pairs_last, tags, scan_slot, scan_mask)
-        entry, entry_valid, pop, pushed = self._queue(m, scanned)
+        entry, entry_valid, pop, queued, push = self._queue(m, scanned)
         finished = self._engine(m, entry, entry_valid, pop, engine_mask, engine_slot)
-        self._retire(m, scanned, pushed, finished)
+        self._retire(m, scanned, queued, push, finished)
         return m
 
     def _columns(self, m):
@@ -158,9 +159,10 @@ class JoinFrontEnd(wiring.Component):
         pairs_last = Signal(_index(config.pairs_per_pe))
         here = self.load.valid & self.load_here
         with m.If(here & (self.load.kind == LoadKind.COLUMNS)):
-            m.d.sync += [self.columns.eq(self.load.data), pairs_last.eq((self.load.data[:8] - 1) >> 1)]
+            columns = self.load.data[:len(self.columns)]
+            m.d.sync += [self.columns.eq(columns), self.enabled.eq(columns != 0), pairs_last.eq((self.load.data[:8] - 1) >> 1)]
         with m.If(self.clear):
-            m.d.sync += self.columns.eq(0)
+            m.d.sync += [self.columns.eq(0), self.enabled.eq(0)]
         return pairs_last
 
     def _slots(self, m):
@@ -178,12 +180,12 @@ class JoinFrontEnd(wiring.Component):
         beat, next_beat = Signal(3), Signal(3)
         held = Signal(range(config.slots + 1))
         m.d.comb += [
-            mine.eq(bus.valid & (bus.group == self.group) & (self.columns != 0)),
+            mine.eq(bus.valid & (bus.group == self.group) & self.enabled),
             first.eq(mine & bus.first_beat),
             beat.eq(Mux(bus.first_beat, 0, next_beat)),
             self.arrived.eq(mine & bus.last_beat),
             self.row_started.eq(first & bus.first_chunk),
-            self.slot_free.eq((held != config.slots) | (self.columns == 0)),
+            self.slot_free.eq((held != config.slots) | ~self.enabled),
             self.busy.eq(held != 0),
         ]
         m.d.sync += held.eq(held + first - self.slot_release)
@@ -264,17 +266,17 @@ class JoinFrontEnd(wiring.Component):
         with m.If(and_stage.valid):
             m.d.sync += entry.eq(read.data)
         result = {"stage": combine_stage, "entry": entry}
-        # The AND is cut after groups of four bits: what is left of a tree fits the next cycle.
+        # The AND is cut after groups of two bits, one LUT behind the block RAM: the rest of the tree fits the next cycle.
         for half in range(2):
-            some, several = Signal(bits // 4, name=f"some_{half}"), Signal(bits // 4, name=f"several_{half}")
-            flags = count_flags(m, read.data[f"mask{half}"] & scan_mask.data, f"scan_{half}", groups=bits // 4)
+            some, several = Signal(bits // 2, name=f"some_{half}"), Signal(bits // 2, name=f"several_{half}")
+            flags = count_flags(m, read.data[f"mask{half}"] & scan_mask.data, f"scan_{half}", groups=bits // 2)
             m.d.sync += [some.eq(flags[0]), several.eq(flags[1])]
             result[f"any{half}"] = some.any()
             result[f"single{half}"] = ~several.any() & ~count_flags(m, some, f"some_{half}")[1]
         return result
 
     def _queue(self, m, scanned):
-        """Pairs with matches, waiting for the engine; ``pushed`` counts them, this cycle's included."""
+        """Pairs with matches, waiting for the engine, how many came before this cycle, and whether one comes in it."""
         config, stage = self._config, scanned["stage"]
         layout = data.StructLayout({
             "masks": scanned["entry"].shape(), "any0": 1, "any1": 1, "single0": 1, "single1": 1,
@@ -282,18 +284,17 @@ class JoinFrontEnd(wiring.Component):
         m.submodules.queue = queue = Memory(shape=layout, depth=self.queue_depth, init=[])
         write, read = queue.write_port(), queue.read_port(domain="comb")
         count_bits = (self.queue_depth - 1).bit_length() + 2    # pointers are counts: see _retire
-        write_count, read_count, pushed = Signal(count_bits), Signal(count_bits), Signal(count_bits)
+        write_count, read_count = Signal(count_bits), Signal(count_bits)
         push, pop, valid = Signal(), Signal(), Signal()
         m.d.comb += [
             push.eq(stage.valid & (scanned["any0"] | scanned["any1"])),
-            pushed.eq(write_count + push),
             valid.eq(write_count != read_count),
             write.addr.eq(write_count), write.en.eq(push), read.addr.eq(read_count),
             write.data.masks.eq(scanned["entry"]), write.data.pair.eq(stage.pair), write.data.slot.eq(stage.slot),
             write.data.bank.eq(stage.tag.bank),
         ] + [write.data[name].eq(scanned[name]) for name in ("any0", "any1", "single0", "single1")]
-        m.d.sync += [write_count.eq(pushed), read_count.eq(read_count + pop)]
-        return read.data, valid, pop, pushed
+        m.d.sync += [write_count.eq(write_count + push), read_count.eq(read_count + pop)]
+        return read.data, valid, pop, write_count, push
 
     def _engine(self, m, entry, entry_valid, pop, engine_mask, engine_slot):
         """One match per cycle, then its weight; returns the count of pairs whose last match was issued."""
@@ -345,14 +346,15 @@ class JoinFrontEnd(wiring.Component):
         m.submodules.weight_prefix = prefix = FastPrefix(bits=bits)
         m.d.comb += [prefix.mask.eq(match_weights), prefix.position.eq(self.match.position)]
 
-        # M + 3: address of the weight. M + 4: its line. M + 5: the weight.
+        # M + 3: address of the weight. M + 4: its line leaves the block RAM, slowly. M + 5: the line. M + 6: the weight.
         layout = data.StructLayout({"valid": 1, "column": self.match.column.shape(), "bank": bank.shape()})
-        delayed = [Signal(layout, name=f"weight_stage_{i}") for i in range(3)]
+        delayed = [Signal(layout, name=f"weight_stage_{i}") for i in range(4)]
         for before, after in zip([self.match, *delayed], [*delayed, self.weighted]):
             m.d.sync += [after[name].eq(before[name]) for name in ("valid", "column", "bank")]
         base_2, base_3, address = (Signal(config.value_base_bits, name=name) for name in ("base_2", "base_3", "weight_address"))
         byte_bits = (config.line_bytes - 1).bit_length()
-        byte_index = Signal(byte_bits)
+        byte_4, byte_5 = Signal(byte_bits), Signal(byte_bits)
+        line = Signal(config.chunk_bits)
         m.submodules.weights = values = Memory(shape=config.chunk_bits, depth=config.value_lines, init=[])
         write, read = values.write_port(), values.read_port()
         m.d.comb += [
@@ -360,26 +362,26 @@ class JoinFrontEnd(wiring.Component):
             write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.VALUES)),
             address.eq(base_3 + prefix.count), read.addr.eq(address[byte_bits:]), read.en.eq(delayed[1].valid),
         ]
-        m.d.sync += [base_2.eq(match_base), base_3.eq(base_2), byte_index.eq(address),
-                     self.weighted.weight.eq(read.data.word_select(byte_index, 8))]
+        m.d.sync += [base_2.eq(match_base), base_3.eq(base_2), byte_4.eq(address), byte_5.eq(byte_4), line.eq(read.data),
+                     self.weighted.weight.eq(line.word_select(byte_5, 8))]
         return finished
 
-    def _retire(self, m, scanned, pushed, finished):
+    def _retire(self, m, scanned, queued, push, finished):
         """Chunks whose scan is over wait here until the pairs queued up to then are finished."""
         config, stage = self._config, scanned["stage"]
         retired = self.retired
-        layout = data.StructLayout({"pushed": pushed.shape(), "slot": retired.slot.shape(), "bank": retired.bank.shape(),
+        layout = data.StructLayout({"queued": queued.shape(), "push": 1, "slot": retired.slot.shape(), "bank": retired.bank.shape(),
                                     "last_chunk": 1, "first_window": 1, "last_window": 1})
         m.submodules.tokens = tokens = Memory(shape=layout, depth=4, init=[])
         write, read = tokens.write_port(), tokens.read_port(domain="comb")
-        write_count, read_count, ahead = Signal(3), Signal(3), Signal.like(pushed)
+        write_count, read_count, ahead = Signal(3), Signal(3), Signal.like(queued)
         names = ("bank", "last_chunk", "first_window", "last_window")
         m.d.comb += [
-            write.en.eq(stage.end), write.addr.eq(write_count), write.data.pushed.eq(pushed), write.data.slot.eq(stage.slot),
+            write.en.eq(stage.end), write.addr.eq(write_count), write.data.queued.eq(queued), write.data.push.eq(push), write.data.slot.eq(stage.slot),
             *(write.data[name].eq(stage.tag[name]) for name in names),
             read.addr.eq(read_count),
             # Both are counts of pairs, at most queue_depth apart: the difference has a sign.
-            ahead.eq(finished - read.data.pushed),
+            ahead.eq(finished - read.data.queued - read.data.push),
         ]
         with m.If((write_count != read_count) & ~ahead[-1]):
             m.d.comb += [retired.valid.eq(1), *(retired[name].eq(read.data[name]) for name in ("slot", *names))]

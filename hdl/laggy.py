@@ -1,23 +1,11 @@
 """Laggy prefix sum: where a match's level lies among the packed activations, a few cycles late and with few adders."""
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.hdl.prefix import tree_sum
+from neuroflex.hdl.prefix import ones
 
-__all__ = ["GroupPrefix", "LaggyPrefix", "ones"]
-
-
-def ones(bits):
-    """Number of ones among some bits: counts of four bits by table (one LUT per output bit), then a tree of adders."""
-    bits = list(bits)
-    counts = []
-    for first in range(0, len(bits), 4):
-        four = Cat(bits[first:first + 4])
-        planes = [Cat(Const(value.bit_count() >> plane & 1, 1) for value in range(1 << len(four)))
-                  for plane in range(len(four).bit_length())]
-        counts.append(Cat(plane.bit_select(four, 1) for plane in planes))
-    return tree_sum(counts)
+__all__ = ["GroupPrefix", "LaggyPrefix"]
 
 
 def _check(**sizes):
@@ -173,15 +161,13 @@ class GroupPrefix(wiring.Component):
         m = Module()
         low_bits = (self._adders - 1).bit_length()
         low, group = self.position[:low_bits], self.position[low_bits:]
-        bits = Signal(self._adders)
+        bits = Signal(self._adders - 1)         # those below the position; the last one never is
         picked = Signal()
-        picked_low = Signal(low_bits)
         picked_group = Signal.like(self.group)
         m.d.sync += picked.eq(self.valid)
         with m.If(self.valid):
-            m.d.sync += [bits.eq(self.mask.word_select(group, self._adders) if self._groups > 1 else self.mask),
-                         picked_low.eq(low), picked_group.eq(group)]
+            own = self.mask.word_select(group, self._adders) if self._groups > 1 else self.mask
+            m.d.sync += [bits.eq(own & Cat(low > i for i in range(self._adders - 1))), picked_group.eq(group)]
         with m.If(picked):
-            m.d.sync += [self.below.eq(ones(bits[i] & (picked_low > i) for i in range(self._adders - 1))),
-                         self.group.eq(picked_group)]
+            m.d.sync += [self.below.eq(ones(bits)), self.group.eq(picked_group)]
         return m

@@ -1,5 +1,5 @@
 """PASC-IF unit: the spiking neuron of an SNN column, which equals QCFS for any arrival order."""
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -80,105 +80,114 @@ class PascIF(wiring.Component):
         return membrane_bits(arrival_bits=self._acc_bits + 1, bias_bits=self._bias_bits, theta_bits=self._theta_bits,
                              levels=self._max_levels, steps=self._steps)
 
+    def _ahead_bits(self, lane, spikes):
+        """Width of the arrivals up to a lane less a theta for each spike."""
+        arrivals, spent = (lane + 1) << self._acc_bits, spikes * ((1 << self._theta_bits) - 1)
+        return signed_bits(-arrivals - spent, arrivals)
+
     def elaborate(self, platform):
         m = Module()
         job, steps, most = self.i.payload, self._steps, self._max_levels
-        membrane, arrival = signed(self.membrane_bits), signed(self._acc_bits + 1)
-        reduced = signed(signed_bits(-(1 << self._acc_bits) - (1 << self._theta_bits), (1 << self._acc_bits) - 1))
+        membrane = signed(self.membrane_bits)
         count = signed(signed_bits(-(most - 1), 2 * most - 1))
         level = range(most + 1)
         accept = Signal()
         handover = Signal()
 
-        corrections = [job.corrections.word_select(t, self._acc_bits).as_signed() for t in range(most - 1)]
-
-        # Stage 1. Each lane is a time step of the coming cycle: its arrival, the arrival less theta (so that a step is one
-        # adder and a choice), and whether the step exists. An arrival beyond T1 is 0 and cannot fire.
+        # Stage 1. Each lane is a time step of the coming cycle. The membrane after it is the one before the cycle, plus the
+        # arrivals up to this lane, less a theta for each spike up to it. Registers hold what is to be added for every number
+        # of spikes that is possible; the additions then stand side by side, and their signs tell which one is true.
         integrate_valid = Signal()
         integrate_left = Signal(level)
+        integrate_last = Signal()               # no more than the coming cycle is left
         integrate_mem = Signal(membrane)
         integrate_count = Signal(count)         # spikes before the last cycle
         integrate_fired = Signal(steps)         # spikes of the last cycle, not counted yet
         integrate_theta = Signal(self._theta_bits)
-        integrate_t1 = Signal(level)
+        integrate_inhibit = Signal(level)       # steps of stage 2
         integrate_t2 = Signal(level)
         integrate_tag = Signal(self._tag_bits)
-        pseudo = Signal(arrival)
-        pseudo_less_theta = Signal(reduced)
+        pseudo = Signal(signed(self._acc_bits))
         pending = [Signal(signed(self._acc_bits), name=f"correction_{t}") for t in range(steps, most)]
-        lanes = [(Signal(name=f"lane{i}_active"), Signal(arrival, name=f"lane{i}_arrival"),
-                  Signal(reduced, name=f"lane{i}_less_theta")) for i in range(steps)]
+        active = Signal(steps)
+        ahead = {(lane, spikes): Signal(signed(self._ahead_bits(lane, spikes)), name=f"lane{lane}_spikes{spikes}")
+                 for lane in range(steps) for spikes in range(0 if lane == steps - 1 else 1, lane + 2)}
 
-        mem, fires = integrate_mem, []
-        for i, (active, x, x_less_theta) in enumerate(lanes):
-            kept = Signal(membrane, name=f"integrate{i}_kept")
-            spent = Signal(membrane, name=f"integrate{i}_spent")
-            fire = Signal(name=f"integrate{i}_fire")
-            mem_next = Signal(membrane, name=f"integrate{i}_mem")
-            m.d.comb += [kept.eq(mem + x), spent.eq(mem + x_less_theta), fire.eq(active & (spent >= 0)),
-                         mem_next.eq(Mux(fire, spent, kept))]
-            mem = mem_next
+        def prepare(pseudo, corrections, theta):
+            """The coming cycle's arrivals: ``pseudo`` less a lane's correction, nothing for lanes without one."""
+            for (lane, spikes), register in ahead.items():
+                here = corrections[:lane + 1]
+                m.d.sync += register.eq(_times(pseudo, len(here)) - sum(here) - _times(theta, spikes))
+
+        after = {}                              # membrane after (lane, spikes)
+        for (lane, spikes), register in ahead.items():
+            after[lane, spikes] = Signal(membrane, name=f"integrate{lane}_spikes{spikes}")
+            m.d.comb += after[lane, spikes].eq(integrate_mem + register)
+        fires, spent = [], [Const(1, 1)]        # spent: one hot, spikes of the lanes so far
+        for lane in range(steps):
+            fire = Signal(name=f"integrate{lane}_fire")
+            fits = [after[lane, spikes + 1] >= 0 for spikes in range(lane + 1)]
+            m.d.comb += fire.eq(active[lane] & Cat(was & fit for was, fit in zip(spent, fits)).any())
+            spent = [Mux(fire, more, same) for more, same in zip([Const(0, 1), *spent], [*spent, Const(0, 1)])]
             fires.append(fire)
+        mem = Signal(membrane, name="integrate_next")
+        m.d.comb += mem.eq(after[steps - 1, 0])
+        for spikes in range(1, steps + 1):
+            with m.If(spent[spikes]):
+                m.d.comb += mem.eq(after[steps - 1, spikes])
 
         integrate_total = Signal(count)
         m.d.comb += integrate_total.eq(integrate_count + sum(integrate_fired))
-        integrate_last = Signal()
         inhibit_free = Signal()
-        m.d.comb += [integrate_last.eq(integrate_left <= steps),
-                     handover.eq(integrate_valid & integrate_last & inhibit_free),
+        m.d.comb += [handover.eq(integrate_valid & integrate_last & inhibit_free),
                      self.i.ready.eq(~integrate_valid | handover),
                      accept.eq(self.i.valid & self.i.ready)]
         with m.If(integrate_valid & ~integrate_last):
-            m.d.sync += [integrate_left.eq(integrate_left - steps), integrate_mem.eq(mem),
-                         integrate_count.eq(integrate_total), integrate_fired.eq(Cat(fires))]
-            for i, (active, x, x_less_theta) in enumerate(lanes):
-                correction = pending[i] if i < len(pending) else 0
-                m.d.sync += active.eq(integrate_left > steps + i)
-                with m.If(integrate_left > steps + i):
-                    m.d.sync += [x.eq(pseudo - correction), x_less_theta.eq(pseudo_less_theta - correction)]
-                with m.Else():
-                    m.d.sync += x.eq(0)
-            m.d.sync += [register.eq(later) for register, later in zip(pending, pending[steps:])]
+            m.d.sync += [integrate_left.eq(integrate_left - steps), integrate_last.eq(integrate_left <= 2 * steps),
+                         integrate_mem.eq(mem), integrate_count.eq(integrate_total), integrate_fired.eq(Cat(fires)),
+                         active.eq(Cat(integrate_left > steps + lane for lane in range(steps)))]
+            prepare(pseudo, pending[:steps], integrate_theta)
+            m.d.sync += [register.eq(later) for register, later in zip(pending, [*pending[steps:], *[pseudo] * steps])]
         with m.If(handover):
             m.d.sync += integrate_valid.eq(0)
         with m.If(accept):
-            m.d.sync += [integrate_valid.eq(1), integrate_left.eq(job.t1), integrate_count.eq(0), integrate_fired.eq(0),
-                         integrate_mem.eq(job.bias + (job.theta >> 1)), integrate_theta.eq(job.theta),
-                         integrate_t1.eq(job.t1), integrate_t2.eq(job.t2), integrate_tag.eq(job.tag),
-                         pseudo.eq(job.pseudo), pseudo_less_theta.eq(job.pseudo - job.theta)]
-            for i, (active, x, x_less_theta) in enumerate(lanes):
-                correction = corrections[i - 1] if 1 <= i < most else 0
-                m.d.sync += [active.eq(job.t1 > i), x.eq(Mux(job.t1 > i, job.pseudo - correction, 0)),
-                             x_less_theta.eq(job.pseudo - correction - job.theta)]
-            m.d.sync += [register.eq(corrections[t - 1]) for t, register in enumerate(pending, steps)]
+            m.d.sync += [integrate_valid.eq(1), integrate_left.eq(job.t1), integrate_last.eq(job.t1 <= steps),
+                         integrate_count.eq(0), integrate_fired.eq(0), integrate_mem.eq(job.bias + (job.theta >> 1)),
+                         integrate_theta.eq(job.theta), integrate_inhibit.eq(Mux(job.t1 > job.t2, job.t1, job.t2) - 1),
+                         integrate_t2.eq(job.t2), integrate_tag.eq(job.tag), pseudo.eq(job.pseudo),
+                         active.eq(Cat(job.t1 > lane for lane in range(steps)))]
+            # Steps beyond T1 bring nothing: their correction is all of pseudo.
+            corrections = [0, *(Mux(job.t1 > t, job.corrections.word_select(t - 1, self._acc_bits).as_signed(), job.pseudo)
+                                for t in range(1, most))]
+            prepare(job.pseudo, corrections[:steps], job.theta)
+            m.d.sync += [register.eq(correction) for register, correction in zip(pending, corrections[steps:])]
 
-        # Stage 2. The membrane moves by theta, by its sign, until it lies in 0 ... theta - 1. It cannot turn back on the
-        # way, so the steps of a cycle go the same way, and each is decided by a multiple of theta, all at once.
+        # Stage 2. The membrane moves by theta until it lies in 0 ... theta - 1. It cannot turn back on the way, so all steps
+        # go the way that its sign tells in the beginning, and those of a cycle are decided all at once.
         inhibit_valid = Signal()
         inhibit_left = Signal(level)
         inhibit_last = Signal()
+        inhibit_ends = Signal()                 # no more than the coming cycle is left
         inhibit_mem = Signal(membrane)
+        inhibit_below = Signal()                # it began negative
         inhibit_count = Signal(count)           # spikes before the last cycle
         inhibit_moved = Signal(steps)           # changes of the last cycle, not counted yet
         inhibit_revoked = Signal()              # they take spikes back
         inhibit_t2 = Signal(level)
         inhibit_tag = Signal(self._tag_bits)
-        below = Signal()
-        m.d.comb += [inhibit_last.eq(inhibit_valid & (inhibit_left <= steps)),
-                     inhibit_free.eq(~inhibit_valid | inhibit_last), below.eq(inhibit_mem < 0)]
+        m.d.comb += [inhibit_last.eq(inhibit_valid & inhibit_ends), inhibit_free.eq(~inhibit_valid | inhibit_ends)]
 
-        rest, moves, short = inhibit_mem, [], 1  # short: one step less leaves the membrane negative
+        rest, moves, short = inhibit_mem, [], inhibit_mem < 0      # short: one step less leaves the membrane negative
         for i in range(1, steps + 1):
-            multiple = sum(integrate_theta << bit for bit in range(i.bit_length()) if i >> bit & 1)
-            plus = Signal(self._theta_bits + i.bit_length(), name=f"plus_{i}_theta")
-            minus = Signal(signed(self._theta_bits + i.bit_length() + 1), name=f"minus_{i}_theta")
+            multiple = _times(integrate_theta, i)
+            move = Signal(signed(self._theta_bits + i.bit_length() + 1), name=f"inhibit{i}_move")
             with m.If(handover):
-                m.d.sync += [plus.eq(multiple), minus.eq(-multiple)]
+                m.d.sync += move.eq(Mux(mem < 0, multiple, -multiple))
             moved = Signal(membrane, name=f"inhibit{i}_moved")
             take = Signal(name=f"inhibit{i}_take")
             chosen = Signal(membrane, name=f"inhibit{i}_mem")
-            m.d.comb += [moved.eq(inhibit_mem + Mux(below, plus, minus)),
-                         take.eq((inhibit_left >= i) & Mux(below, short, moved >= 0)),
+            m.d.comb += [moved.eq(inhibit_mem + move),
+                         take.eq((inhibit_left >= i) & Mux(inhibit_below, short, moved >= 0)),
                          chosen.eq(Mux(take, moved, rest))]
             rest, short = chosen, moved < 0
             moves.append(take)
@@ -187,12 +196,13 @@ class PascIF(wiring.Component):
         m.d.comb += inhibit_total.eq(inhibit_count + Mux(inhibit_revoked, -sum(inhibit_moved), sum(inhibit_moved)))
         with m.If(inhibit_valid):
             m.d.sync += [inhibit_left.eq(inhibit_left - steps), inhibit_mem.eq(rest), inhibit_count.eq(inhibit_total),
-                         inhibit_moved.eq(Cat(moves)), inhibit_revoked.eq(below)]
+                         inhibit_ends.eq(inhibit_left <= 2 * steps),
+                         inhibit_moved.eq(Cat(moves)), inhibit_revoked.eq(inhibit_below)]
         with m.If(inhibit_last):
             m.d.sync += inhibit_valid.eq(0)
         with m.If(handover):
-            longer = Mux(integrate_t1 > integrate_t2, integrate_t1, integrate_t2)
-            m.d.sync += [inhibit_valid.eq(1), inhibit_mem.eq(mem), inhibit_left.eq(longer - 1), inhibit_count.eq(integrate_total),
+            m.d.sync += [inhibit_valid.eq(1), inhibit_mem.eq(mem), inhibit_below.eq(mem < 0), inhibit_left.eq(integrate_inhibit),
+                         inhibit_ends.eq(integrate_inhibit <= steps), inhibit_count.eq(integrate_total),
                          inhibit_moved.eq(Cat(fires)), inhibit_revoked.eq(0), inhibit_t2.eq(integrate_t2),
                          inhibit_tag.eq(integrate_tag)]
 
@@ -207,7 +217,7 @@ class PascIF(wiring.Component):
         m.d.comb += done_total.eq(done_count + Mux(done_revoked, -sum(done_moved), sum(done_moved)))
         m.d.sync += [done.eq(inhibit_last), self.o.valid.eq(done)]
         with m.If(inhibit_last):
-            m.d.sync += [done_count.eq(inhibit_total), done_moved.eq(Cat(moves)), done_revoked.eq(below),
+            m.d.sync += [done_count.eq(inhibit_total), done_moved.eq(Cat(moves)), done_revoked.eq(inhibit_below),
                          done_t2.eq(inhibit_t2), done_tag.eq(inhibit_tag)]
         with m.If(done):
             m.d.sync += self.o.payload.tag.eq(done_tag)
@@ -218,3 +228,8 @@ class PascIF(wiring.Component):
             with m.Else():
                 m.d.sync += self.o.payload.y.eq(done_total)
         return m
+
+
+def _times(value, factor):
+    """A small multiple of a value, by shifts and additions."""
+    return sum(value << bit for bit in range(factor.bit_length()) if factor >> bit & 1)

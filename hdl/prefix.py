@@ -1,11 +1,15 @@
 """Fast prefix count and priority encoder: the two circuits that walk through a chunk's mask."""
+import functools
+import operator
+
 from amaranth import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["FastPrefix", "PriorityEncoder", "count_flags", "tree_sum"]
+__all__ = ["FastPrefix", "PriorityEncoder", "count_flags", "ones"]
 
-GROUP = 8
+GROUP = 8        # bits that the priority encoder looks at together
+COUNTED = 16     # bits that a prefix count sums up in its first cycle
 
 
 def tree_sum(values):
@@ -14,6 +18,18 @@ def tree_sum(values):
     while len(values) > 1:
         values = [a + b for a, b in zip(values[::2], values[1::2])] + values[len(values) & ~1:]
     return values[0]
+
+
+def ones(bits):
+    """Number of ones among some bits: counts of four bits by table (one LUT per output bit), then a tree of adders."""
+    bits = list(bits)
+    counts = []
+    for first in range(0, len(bits), 4):
+        four = Cat(bits[first:first + 4])
+        planes = [Cat(Const(value.bit_count() >> plane & 1, 1) for value in range(1 << len(four)))
+                  for plane in range(len(four).bit_length())]
+        counts.append(Cat(plane.bit_select(four, 1) for plane in planes))
+    return tree_sum(counts)
 
 
 def count_flags(m, bits, name, *, groups=1):
@@ -54,7 +70,7 @@ class FastPrefix(wiring.Component):
     """Number of set bits of a mask below a position: the offset of a packed value.
 
     One query per cycle. **Timing:** the answer to the query of cycle ``t`` is out in ``t + LATENCY``: first the masked
-    bits are counted in groups of eight, then the groups are summed.
+    bits are counted in groups of sixteen, then the groups are summed.
 
     Instead of all ``bits`` prefix sums at once (LoAS, MICRO 2024) it answers the one question that is asked in a cycle.
 
@@ -79,17 +95,18 @@ class FastPrefix(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        low, high = self.position[:3], self.position[3:]
-        low_below = Signal(GROUP)          # the bits of the position's own group that count
-        m.d.comb += low_below.eq(Cat(low > i for i in range(GROUP - 1)))
+        digits = COUNTED.bit_length() - 1
+        low, high = self.position[:digits], self.position[digits:]
+        low_below = Signal(COUNTED)        # the bits of the position's own group that count
+        m.d.comb += low_below.eq(Cat(low > i for i in range(COUNTED - 1)))
         group_counts = []
-        for group in range(self._bits // GROUP):
-            whole = high > group if group < self._bits // GROUP - 1 else Const(0, 1)
-            partial = high == group
-            bits, count = Signal(GROUP, name=f"below_{group}"), Signal(range(GROUP + 1), name=f"group_count_{group}")
-            m.d.comb += bits.eq(self.mask.word_select(group, GROUP)
-                                & (whole.replicate(GROUP) | (partial.replicate(GROUP) & low_below)))
-            m.d.sync += count.eq(tree_sum(bits))
+        for group in range(self._bits // COUNTED):
+            whole = high > group if group < self._bits // COUNTED - 1 else Const(0, 1)
+            partial = high == group if self._bits > COUNTED else Const(1, 1)
+            bits, count = Signal(COUNTED, name=f"below_{group}"), Signal(range(COUNTED + 1), name=f"group_count_{group}")
+            m.d.comb += bits.eq(self.mask.word_select(group, COUNTED)
+                                & (whole.replicate(COUNTED) | (partial.replicate(COUNTED) & low_below)))
+            m.d.sync += count.eq(ones(bits))
             group_counts.append(count)
         m.d.sync += self.count.eq(tree_sum(group_counts))
         return m
@@ -123,19 +140,26 @@ class PriorityEncoder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         count = self._bits // GROUP
-        # All groups at once: plane i holds bit i of every group.
+        # All groups at once: plane i holds bit i of every group. Each group's lowest bit is found beside the lowest group.
         planes, lowest = ([Signal(count, name=f"{name}_{i}") for i in range(GROUP)] for name in ("plane", "lowest"))
         before = [Signal(count, name=f"before_{i}") for i in range(GROUP + 1)]
-        first_group, bit = Signal(count), Signal(GROUP)     # one hot: group of the lowest bit, its place in there
+        first_group = Signal(count)                         # one hot
         for i, plane in enumerate(planes):
-            m.d.comb += [plane.eq(Cat(self.mask[i::GROUP])), lowest[i].eq(plane & ~before[i] & first_group),
-                         before[i + 1].eq(before[i] | plane)]
+            m.d.comb += [plane.eq(Cat(self.mask[i::GROUP])), lowest[i].eq(plane & ~before[i]), before[i + 1].eq(before[i] | plane)]
+        places = [Signal(count, name=f"place_{digit}") for digit in range((GROUP - 1).bit_length())]
+        for digit, place in enumerate(places):
+            m.d.comb += place.eq(_any(plane for i, plane in enumerate(lowest) if i >> digit & 1))
         m.d.comb += [
-            first_group.eq(_lowest(before[GROUP])), bit.eq(Cat(plane.any() for plane in lowest)),
-            self.position.eq((_encode(first_group) << 3) | _encode(bit)),
-            self.rest.eq(self.mask & ~Cat(plane[group] for group in range(count) for plane in lowest)),
+            first_group.eq(_lowest(before[GROUP])),
+            self.position.eq(Cat(*((place & first_group).any() for place in places), _encode(first_group))),
+            self.rest.eq(self.mask & ~Cat(plane[group] & first_group[group] for group in range(count) for plane in lowest)),
         ]
         return m
+
+
+def _any(vectors):
+    """Bit by bit: set in any of the vectors."""
+    return functools.reduce(operator.or_, vectors)
 
 
 def _lowest(bits):

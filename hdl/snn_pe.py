@@ -17,10 +17,10 @@ __all__ = ["SnnPe"]
 class SnnPe(wiring.Component):
     """Adds every matching weight to a pseudo accumulator as if the input fired in every step, and corrects that later.
 
-    A match of cycle ``M`` enters the speculation FIFO in ``M + 3`` and its weight the pseudo accumulator in ``M + 5``. It leaves
+    A match of cycle ``M`` enters the speculation FIFO in ``M + 3`` and its weight the pseudo accumulator in ``M + 6``. It leaves
     in ``u`` when the laggy prefix sum has counted the chunk; its level is read in ``u + 2``, becomes a spike
-    word, and in ``u + 3`` its weight is added to the corrections of the steps without a spike. A chunk's slot is
-    free from ``f + 2`` on and the row that it ends gives its first column to the neuron in ``f + 4``; ``f`` is the cycle in which its
+    word, and in ``u + 4`` its weight is added to the corrections of the steps without a spike. A chunk's slot is
+    free from ``f + 2`` on and the row that it ends gives its first column to the neuron in ``f + 5``; ``f`` is the cycle in which its
     end leaves the FIFO, see :class:`~neuroflex.hdl.speculation.Speculation` and ``docs/pe_snn.md``.
 
     With ``levels_in`` of 1 every match is all ones: the laggy unit, the FIFO and the corrections then stand still, and a
@@ -38,7 +38,7 @@ class SnnPe(wiring.Component):
     """
 
     PUSH_DELAY = 8      # from the laggy unit's acceptance of a chunk to its first match in the FIFO, at least
-    DRAIN_DELAY = 2     # from the end of a chunk to `drained`: its last correction is in the sums when the job comes
+    DRAIN_DELAY = 3     # from the end of a chunk to `drained`: its last correction is in the sums when the job comes
 
     def __init__(self, config):
         self._config = config
@@ -54,7 +54,7 @@ class SnnPe(wiring.Component):
             row_end.columns.eq(join.columns), row_end.clear.eq(self.clear), row_end.row_started.eq(join.row_started),
             row_end.y_bank.eq(self.y_bank), row_end.y_index.eq(self.y_index),
             self.y.eq(row_end.y), self.done.eq(row_end.done), self.row_free.eq(row_end.row_free),
-            self.slot_free.eq(join.slot_free), self.matching.eq(join.matching), self.enabled.eq(join.columns != 0),
+            self.slot_free.eq(join.slot_free), self.matching.eq(join.matching), self.enabled.eq(join.enabled),
             self.columns.eq(join.columns),
             self.busy.eq(join.busy | row_end.busy),
         ]
@@ -126,11 +126,13 @@ class SnnPe(wiring.Component):
     def _correct(self, m, join, laggy, speculation, row_end):
         """Level to spike word; the weight goes to the corrections of the steps in which the input does not fire."""
         config = self._config
+        level_valid, level = Signal(), Signal.like(join.level)
         m.submodules.spikes = spikes = SpikeGenerator(levels=config.snn_levels)
         m.d.comb += [
             join.level_slot.eq(laggy.answer.slot), join.level_offset.eq(laggy.answer.offset),
-            spikes.i.valid.eq(laggy.answer.valid), spikes.i.payload.level.eq(join.level),
+            spikes.i.valid.eq(level_valid), spikes.i.payload.level.eq(level),
         ]
+        m.d.sync += [level_valid.eq(laggy.answer.valid), level.eq(join.level)]
         if config.snn_levels == 1:
             return None
         apply = speculation.apply

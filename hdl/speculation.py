@@ -49,8 +49,8 @@ class Speculation(wiring.Component):
     ended : Out(chunk_end_layout)
     """
 
-    WEIGHT_DELAY = 2
-    APPLY_LATENCY = 3
+    WEIGHT_DELAY = 3
+    APPLY_LATENCY = 4
 
     def __init__(self, config, *, push_delay):
         if not isinstance(push_delay, int) or isinstance(push_delay, bool):
@@ -102,13 +102,13 @@ class Speculation(wiring.Component):
         weight_layout = data.StructLayout({name: member.shape for name, member in self.weighted.shape() if name != "valid"})
         m.submodules.weights = weights = memory.Memory(shape=weight_layout, depth=self.depth, init=[])
         write, weight = weights.write_port(), weights.read_port(domain="comb")
-        leaving = Signal(2)
+        leaving = Signal(3)
         leaving_index = Signal(range(self.depth))
         m.d.comb += [write.en.eq(self.weighted.valid), write.addr.eq(weights_in), weight.addr.eq(leaving_index),
                      *(write.data[name].eq(self.weighted[name]) for name, _ in weight_layout)]
         m.d.sync += [weights_in.eq(weights_in + self.weighted.valid), leaving.eq(leaving << 1 | leave),
-                     self.apply.valid.eq(leaving[1]), leaving_index.eq(leaving_index + leaving[1])]
-        with m.If(leaving[1]):
+                     self.apply.valid.eq(leaving[2]), leaving_index.eq(leaving_index + leaving[2])]
+        with m.If(leaving[2]):
             m.d.sync += [self.apply[name].eq(weight.data[name]) for name, _ in weight_layout]
 
         # Entries leave in order, and a slot is not used again before its chunk's end has left: so the last entry of a

@@ -3,7 +3,7 @@
 With ``retired`` the cycle in which a chunk retires and ``cost`` the QCFS cycles of a column::
 
     slot_free = retired + 2                                   first cycle in which the slot counts as free
-    accept(0) = max(retired + 6, free(row-1))                 retired: of the row's last chunk
+    accept(0) = max(retired + 8, free(row-1))                 retired: of the row's last chunk
     accept(c) = accept(c-1) + cost(c-1)                       free(row) = accept + cost of its last column
     written(c) = accept(c) + cost(c) + 3                      cycle at whose end the output memory is written
     row_free = done = written(last column) + 1                first cycle in which they count
@@ -17,8 +17,8 @@ from neuroflex.sim.qcfs import FIXED_LATENCY, qcfs_cost
 __all__ = ["ACCUMULATED", "ANN_WORDS", "AnnPes", "EVENTS", "ROW_START", "SLOT_RELEASE", "ann_chunk", "ann_row_end"]
 
 SLOT_RELEASE = 2    # from retirement to the first cycle in which the slot counts as free
-ROW_START = 6       # from retirement of a row's last chunk to its first QCFS job
-ACCUMULATED = 7     # from a match to the first cycle in which its product is in the sum
+ROW_START = 8       # from retirement of a row's last chunk to its first QCFS job
+ACCUMULATED = 8     # from a match to the first cycle in which its product is in the sum
 
 UNIT_FREE = JOIN_WORDS
 ANN_WORDS = JOIN_WORDS + 1

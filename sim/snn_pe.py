@@ -7,7 +7,7 @@ With ``arrival`` the cycle of a chunk's last beat and ``s`` that in which the la
     join     : opened(k) = s(k), see sim/join.py                   last match M(k), retired(k)
     left(k)  = max(left(k-1) + matches, done(k) + matches - 1, M(k) + 4)
     ended(k) = max(retired(k) + 3, left(k) + 1, ended(k-1) + 1)    slot free from ended + 2 on
-    drained  = ended + 3                                           of a row's last chunk
+    drained  = ended + 4                                           of a row's last chunk
 
 and for the columns ``c`` of the rows, in order, with the costs of the PASC-IF unit::
 
@@ -28,7 +28,7 @@ __all__ = ["DRAIN_LATENCY", "RELEASE_LATENCY", "SNN_WORDS", "new_snn_state", "sn
 
 MATCH_TO_PUSH = 1 + GROUP_LATENCY   # from the engine's match to the FIFO
 RELEASE_LATENCY = 1                 # from `ended` to the pulse that frees the slot
-DRAIN_LATENCY = 3                   # from `ended` to `drained`
+DRAIN_LATENCY = 4                   # from `ended` to `drained`
 
 LAGGY_FREE, LEFT, ENDED, FETCHED, ACCEPTED, HANDOVER, FINISHED = range(JOIN_WORDS, JOIN_WORDS + 7)
 SNN_WORDS = FINISHED + 1

@@ -4,8 +4,8 @@ from neuroflex.sim.loops import njit
 
 __all__ = ["APPLY_LATENCY", "WEIGHT_DELAY", "chunk_leaves"]
 
-WEIGHT_DELAY = 2    # cycles from a match to its weight
-APPLY_LATENCY = 3   # cycles from leaving to the correction
+WEIGHT_DELAY = 3    # cycles from a match to its weight
+APPLY_LATENCY = 4   # cycles from leaving to the correction
 
 
 @njit(cache=True)
