@@ -40,11 +40,11 @@ class AnyData(JoinFrontEnd):
         return super()._scanner(*arguments) | {"any0": self.matched, "any1": 0, "single0": 0, "single1": 0}
 
     def _queue(self, m, scanned):
-        entry, valid, pop, pushed = super()._queue(m, scanned)
-        popped = Signal.like(pushed)
+        entry, valid, pop, queued, push = super()._queue(m, scanned)
+        popped = Signal.like(queued)
         m.d.sync += popped.eq(popped + pop)
-        m.d.comb += [self.waiting_pairs.eq((pushed - popped)[:len(pushed)]), self.scanned_end.eq(scanned["stage"].end)]
-        return entry, valid, pop, pushed
+        m.d.comb += [self.waiting_pairs.eq((queued + push - popped)[:len(queued)]), self.scanned_end.eq(scanned["stage"].end)]
+        return entry, valid, pop, queued, push
 
     def _engine(self, m, entry, entry_valid, pop, engine_mask, engine_slot):
         active, done = Signal(), Signal()
