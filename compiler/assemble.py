@@ -73,8 +73,10 @@ class Term:
 class Sum:
     """Weighted sum of tensors that no activation has closed yet; ``shape`` is that of its grid before ``pool``.
 
-    ``rectified`` tells that a ReLU was applied, so that negative values are known to become 0. ``slack`` is a real value by
-    which the sum may differ from the source's because a quantiser in it was left out.
+    ``rectified`` tells that a ReLU was applied, so that negative values are known to become 0, and ``ceiling`` above which
+    real value it clips. ``slack`` is a real value by which the sum may differ from the source's because a quantiser in it was
+    left out. ``label`` is the name that the source gives it, ``coding`` a quantiser with negative codes that waits for what
+    comes next.
     """
 
     terms: tuple
@@ -82,7 +84,10 @@ class Sum:
     shape: tuple
     pool: tuple = (1, 1)
     rectified: bool = False
+    ceiling: float = np.inf
     slack: float = 0.0
+    label: str = ""
+    coding: object = None
 
     @property
     def nonnegative(self):
@@ -345,7 +350,7 @@ class Assembler:
             bias.append(fitted.bias)
             theta.append(fitted.theta)
             worst.append(fitted.worst)
-        name = self.unique(name)
+        name = self.unique(name or f"layer{len(self.layers)}")
         more = int(np.ceil(x.slack / step - 1e-9))
         self.report[name] = {"columns": x.shape[0], "equal_columns": 0 if more else int(sum(w == 0 for w in worst)),
                              "most_levels_apart": min(max(worst) + more, levels)}

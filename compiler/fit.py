@@ -151,7 +151,7 @@ def _finish(real, bias, step, peaks, unit, theta, levels, rounding, *, grid):
     residual = [np.abs(v / unit - w) for v, w in zip(real, weights)]
     on_grid = grid is not None and max((r.max(initial=0.0) for r in residual), default=0.0) <= _EXACT
     offset = bias / unit
-    noise = 1e-9 * (1 + abs(offset) + theta)
+    noise = _noise(offset, theta)
     if not on_grid:
         whole = round(offset + (rounding.share - 0.5) * theta)
     elif rounding.strict:
@@ -169,13 +169,18 @@ def _finish(real, bias, step, peaks, unit, theta, levels, rounding, *, grid):
     return bound, FittedColumn(weights, whole, theta, worst)
 
 
+def _noise(bias, value):
+    """What is no difference: a bias is a single-precision number, everything else was computed in double precision."""
+    return 2e-7 * abs(bias) + 1e-9 * (1 + value)
+
+
 def _worst(theta, bias, scale, real_bias, real_step, levels, rounding):
     """Most levels between the integer staircase and the real one over all integer sums (in units of the grid)."""
     k = np.arange(1, levels + 1)
     ours = -(-(k * theta - theta // 2 - bias) // scale)
     at = (k - rounding.share) * real_step - real_bias
     near = np.rint(at)
-    tie = np.abs(at - near) <= 1e-9 * (1 + np.abs(at))
+    tie = np.abs(at - near) <= _noise(real_bias, np.abs(at))
     beyond = rounding.strict | (rounding.ties_even & (k % 2 == 1))
     theirs = np.where(tie, near + beyond, np.ceil(at)).astype(np.int64)
     points = np.concatenate([ours, theirs])
