@@ -1,4 +1,5 @@
 """Lowering: integer network → tensors in memory, tiles of columns, load streams, descriptors (docs/compiler.md)."""
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,15 @@ _DESCRIPTOR_CYCLES = 60    # from one layer's end to the first line of the next 
 
 class LoweringError(ValueError):
     """A network that this configuration cannot run; the message names the layer and the limit."""
+
+
+@contextmanager
+def _of_layer(name):
+    """What does not fit the formats within is an error of that layer."""
+    try:
+        yield
+    except ValueError as error:
+        raise LoweringError(f"layer {name!r}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -309,9 +319,10 @@ def lower(network, config, assign, *, trace=None):
                 raise LoweringError(f"layer {layer.name!r}: the schedule puts two columns in one place or on a PE that is not there")
             chunks = _chunks(int(start[1] + rounds[1] * lanes[1]), config)
             positions[plan.columns] = first_chunk * config.chunk_bits + local
-            stream = pack_load_stream(config, rows[:, :, plan.columns], core, pe, index,
-                                      theta=layer.theta[plan.columns], bias=layer.bias[plan.columns],
-                                      levels=layer.levels[plan.columns])
+            with _of_layer(layer.name):
+                stream = pack_load_stream(config, rows[:, :, plan.columns], core, pe, index,
+                                          theta=layer.theta[plan.columns], bias=layer.bias[plan.columns],
+                                          levels=layer.levels[plan.columns])
             streams.append(stream)
             height, width = (g // p for g, p in zip(network.grid(layer), (layer.pool_h, layer.pool_w)))
             settings = {"out_height": height, "out_width": width, "out_first_chunk": first_chunk, "pool_h": layer.pool_h,
@@ -368,7 +379,8 @@ def _lay_out(network, config, tiles, streams, placements):
         out = placed[tile.layer]
         settings = {**tile.settings, "load_address": start, "out_base": out.base, "out_chunks": out.chunks}
         settings |= {f"source{i}_base": placed[s.tensor].base for i, s in enumerate(layer.sources)}
-        words = pack_descriptor(opcode=Opcode.LAYER, **settings)
+        with _of_layer(tile.layer):
+            words = pack_descriptor(opcode=Opcode.LAYER, **settings)
         memory[number * per_descriptor:(number + 1) * per_descriptor] = words.view(np.uint8).reshape(per_descriptor, -1)
         final.append(Tile(**{**vars(tile), "settings": unpack_descriptor(words)}))
     words = pack_descriptor(opcode=Opcode.END)

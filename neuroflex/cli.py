@@ -82,10 +82,12 @@ def main(arguments=None):
         # A package that an extra brings is missing, and the message says which: it has no module's name.
         absent = isinstance(error, ModuleNotFoundError) and error.name is None
         if absent or isinstance(error, _input_errors()):
-            return _fail(arguments, str(error), 2)
+            what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename and error.strerror else str(error)
+            return _fail(arguments, what, 2)
         from neuroflex.eda import ToolError
+        from neuroflex.sim.run import Deadlock
         from neuroflex.tb.accelerator import AcceleratorError
 
-        if isinstance(error, (ToolError, AcceleratorError)):
+        if isinstance(error, (ToolError, Deadlock, AcceleratorError)):
             return _fail(arguments, str(error), 1)
         raise

@@ -189,4 +189,9 @@ def load_config(name_or_path):
     path = Path(name_or_path)
     if not path.is_file():
         raise ConfigError(f"{str(name_or_path)!r} is neither a preset ({', '.join(PRESETS)}) nor a file")
-    return ArchConfig.from_toml(path.read_text())
+    try:
+        return ArchConfig.from_toml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a TOML file, since it is not UTF-8 text (byte {error.start})") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -8,8 +8,8 @@ import numpy as np
 
 from neuroflex import flow
 from neuroflex.compiler.schedule import profile
-from neuroflex.formats import Core, StallCause, Status
-from neuroflex.generate import MANIFEST, generate, sources_digest
+from neuroflex.formats import Status
+from neuroflex.generate import MANIFEST, files_match, generate, sources_digest
 from neuroflex.report import Report, write_report
 from neuroflex.sim.cost import column_costs
 from neuroflex.sim.network import classify, quantise
@@ -85,7 +85,7 @@ def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
             "model_cycles": sum(int(v.model.cycles) for v in verdicts), "rtl_cycles": sum(int(v.rtl.cycles) for v in verdicts),
             "cycle_mismatches": sum(int(v.cycle_mismatches) for v in verdicts),
             "value_mismatches": sum(int(v.value_mismatches) for v in verdicts),
-            "utilisation": _utilisation(sums, config), "edp": edp}
+            "utilisation": flow.utilisation(sums, config), "edp": edp}
         write_report(Report(
             summary=summary, config=config, columns=_columns(job), layers=[tile.layer for tile in job.tiles], sums=sums[:len(job.tiles)],
             timeline=flow.timeline(job, tensors[0]),
@@ -100,7 +100,8 @@ def _generate(config, folder):
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         manifest = {}
-    if manifest.get("sources") != sources_digest() or manifest.get("configuration") != config.to_dict():
+    same = manifest.get("sources") == sources_digest() and manifest.get("configuration") == config.to_dict()
+    if not same or not files_match(folder, manifest):
         generate(config, folder)
 
 
@@ -120,12 +121,6 @@ def _build(job, tensor):
     thread.join()
     if failed:
         raise failed[0]
-
-
-def _utilisation(sums, config):
-    run = sums[:, [cause for cause in StallCause if cause not in (StallCause.CONTROL, StallCause.LOAD)]].sum()
-    return {core.name.lower(): float(sums[:, len(StallCause) + core].sum() / (pes * max(run, 1)))
-            for core, pes in ((Core.ANN, config.ann_pes), (Core.SNN, config.snn_pes))}
 
 
 def _columns(job):

@@ -15,11 +15,19 @@ from neuroflex.sim.network import evaluate
 from neuroflex.sim.run import simulate_job
 from neuroflex.sim.top import FIELDS
 
-__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "simulate_model", "simulate_rtl", "timeline", "verify"]
+__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "simulate_model", "simulate_rtl", "timeline", "utilisation",
+           "verify"]
 
 POLICIES = {"hybrid": "min_edp", "all_ann": "all_ann", "all_snn": "all_snn", "layerwise": "layerwise", "random": "random",
             "balanced": "min_edp"}
 _RUN_CAUSES = [int(c) for c in StallCause if c not in (StallCause.CONTROL, StallCause.LOAD)]
+
+
+def utilisation(layers, config):
+    """Matches per PE and cycle of each core over the run phase, from ``layers`` as in `Result`, or sums of such."""
+    run = layers[:, _RUN_CAUSES].sum()
+    return {core.name.lower(): float(layers[:, len(StallCause) + core].sum() / (pes * max(run, 1)))
+            for core, pes in ((Core.ANN, config.ann_pes), (Core.SNN, config.snn_pes))}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,9 +58,7 @@ class Result:
     @cached_property
     def utilisation(self):
         """Matches per PE and cycle of each core, over the cycles in which layers ran (weights loaded, not yet finished)."""
-        run = self.layers[:, _RUN_CAUSES].sum()
-        return {core.name.lower(): float(self.layers[:, len(StallCause) + core].sum() / (pes * max(run, 1)))
-                for core, pes in ((Core.ANN, self.config.ann_pes), (Core.SNN, self.config.snn_pes))}
+        return utilisation(self.layers, self.config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from neuroflex import registers
 
-__all__ = ["MANIFEST", "Generated", "GenerateError", "design_files", "generate", "parameter_header", "sources_digest", "top_name"]
+__all__ = ["MANIFEST", "Generated", "GenerateError", "design_files", "files_match", "generate", "parameter_header", "sources_digest", "top_name"]
 
 MANIFEST = "manifest.json"      # what a folder holds, and the proof that `generate` wrote it
 _DERIVED = ("line_bytes", "chunk_lines", "pairs_per_pe", "laggy_cycles", "value_base_bits", "max_groups", "lanes", "cache_bytes")
@@ -114,6 +114,14 @@ def sources_digest():
     for path in sorted([*Path(hdl.__file__).parent.glob("*.py"), *package.glob("*.py"), *package.glob("eda/*.py")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def files_match(folder, manifest):
+    """Whether a folder holds every file of a manifest with the SHA-256 that it gives."""
+    try:
+        return all(hashlib.sha256((Path(folder) / path).read_bytes()).hexdigest() == digest for path, digest in manifest["files"].items())
+    except (OSError, KeyError, AttributeError):
+        return False
 
 
 def generate(config, folder, *, lint=False):

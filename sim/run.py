@@ -4,16 +4,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroflex.formats import DESCRIPTOR_WORDS, StallCause, Status, descriptor_lines
-from neuroflex.registers import COUNTERS
-from neuroflex.sim import sequencer, top
+from neuroflex.registers import COUNTERS, register
+from neuroflex.sim import broadcaster, sequencer, top
 from neuroflex.compiler.lower import dense_rows, occupied, tensor_lines
 from neuroflex.sim.network import evaluate
 from neuroflex.sim.workload import tile_workload
 
-__all__ = ["START_CYCLE", "ModelRun", "final_memory", "job_workloads", "run_arrays", "simulate_job"]
+__all__ = ["PATIENCE", "START_CYCLE", "Deadlock", "ModelRun", "final_memory", "job_workloads", "run_arrays", "simulate_job"]
 
 START_CYCLE = 5      # of the start pulse: three register writes, two cycles each
-_LIMIT = 1 << 40
+PATIENCE = register("watchdog").fields[0].reset   # cycles without a move: the circuit's watchdog after reset
+
+
+class Deadlock(RuntimeError):
+    """A job in which nothing moves any more; the message says where it is and what it waits for.
+
+    The circuit's watchdog ends such a job with ``Status.WATCHDOG``, unless it is off.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +94,11 @@ def simulate_job(job, tensor, memory_trace, *, cycles=0):
     Returns
     -------
     ModelRun
+
+    Raises
+    ------
+    Deadlock
+        When nothing has moved for ``PATIENCE`` cycles.
     """
     config = job.config
     trace = evaluate(job.network, np.asarray(tensor)[None], quantised=True)
@@ -116,11 +128,17 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
     record = top.recorder(config, cycles)
     numbers = (per, config.laggy_cycles, config.slots, config.row_buffers)
     patterns = (memory_trace.request_ready, memory_trace.write_ready, memory_trace.read_go)
-    limit = cycles or _LIMIT
 
     def advance(tile, verdict, start_at, program):
-        return top.top_advance(state, tile, numbers, verdict, start_at, program, patterns, memory_trace.latency, memory_trace.answer_latency,
-                               memory_trace.error_line, record, limit)
+        moved = None
+        while True:
+            ended = top.top_advance(state, tile, numbers, verdict, start_at, program, patterns, memory_trace.latency, memory_trace.answer_latency,
+                                    memory_trace.error_line, record, cycles or state.scalars[top.NOW] + PATIENCE)
+            if ended or cycles:
+                return ended
+            before, moved = moved, top.moves(state)
+            if np.array_equal(before, moved):
+                raise Deadlock(_where(job, state))
 
     tile, ended = arrays[0], 2
     for start_at, program in [(START_CYCLE, job.program)] if starts is None else starts:
@@ -146,3 +164,21 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
                  "cache_hits": int(r[top.HITS]), "cache_misses": int(r[top.MISSES]), "cache_evictions": int(r[top.EVICTIONS])}
     return ModelRun(status=Status(int(r[top.CODE])), layers=state.layers, counters=counters, output=output,
                     finished_at=int(r[top.FINISHED_AT]), record=record)
+
+
+def _where(job, state):
+    """Words for where a job stands."""
+    number = int(state.sequencer[sequencer.LAYER])
+    phase = int(state.sequencer[sequencer.PHASE])
+    layer = f"layer {job.tiles[number].layer!r} (descriptor {number})" if number < len(job.tiles) else "the end of the program"
+    if phase == sequencer.RUN:
+        cause = StallCause(int(sequencer.sequencer_cause(state.sequencer, state.broadcaster[broadcaster.CAUSE])))
+        waits = {StallCause.MEMORY: "for activations from cache or memory", StallCause.SLOT: "for a free slot of a PE",
+                 StallCause.ROW: "for a free row buffer of a PE", StallCause.OUTPUT: "for the compressor to free an output bank",
+                 StallCause.DRAIN: "for outputs of the PEs, or for the compressor to write them"}.get(cause, f"in {cause.name}")
+    else:
+        waits = {sequencer.INVALIDATE: "for the cache to invalidate itself", sequencer.REQUEST: "to ask for a descriptor",
+                 sequencer.RECEIVE: "for a descriptor from memory", sequencer.LOAD: "for the load stream from memory",
+                 sequencer.FINISH: "for writes to reach memory"}.get(phase, f"in phase {phase} of the sequencer")
+    return (f"deadlock in {layer}: nothing has moved for {PATIENCE:,} cycles, up to cycle {int(state.scalars[top.NOW]):,}; waiting {waits}. "
+            "The circuit's watchdog would end the job with Status.WATCHDOG: are the program image and its workload of the same network?")

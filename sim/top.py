@@ -15,7 +15,7 @@ from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
 from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, FIRST_WINDOW, GROUP, LAST_CHUNK, LAST_WINDOW, OUTSIDE
 
-__all__ = ["NO_TRACE", "Recorder", "TileArrays", "TopState", "recorder", "tile_arrays", "top_advance", "top_init"]
+__all__ = ["NO_TRACE", "Recorder", "TileArrays", "TopState", "recorder", "tile_arrays", "moves", "top_advance", "top_init"]
 
 _CAUSES = len(StallCause)
 _NEVER = 1 << 60
@@ -168,6 +168,16 @@ def top_init(config, descriptors):
         *(np.zeros(n, np.int64) for n in (config.ann_pes, config.snn_pes, config.ann_pes, config.snn_pes)),
         np.zeros((4, 3), np.int64), np.zeros(4, np.int64), np.zeros(2, np.int64), np.zeros((descriptors, _CAUSES + 2), np.int64),
         np.zeros(len(broadcaster.broadcaster_init(config)) + len(compressor.compressor_init(config)), np.int64))
+
+
+def moves(state):
+    """A snapshot that differs from an earlier one if anything has moved since: a beat, a line, an output, a phase."""
+    packer, mover = state.compressor.copy(), state.broadcaster.copy()
+    packer[compressor.HEAD] = mover[broadcaster.CYCLE] = 0
+    phases = state.sequencer.copy()
+    phases[sequencer.SILENCE] = 0
+    port = state.memory[[memory.REQUESTS, memory.LINES, memory.READ_TAIL, memory.WRITE_TAIL, memory.WRITE_HEAD, memory.ANSWER_HEAD]]
+    return np.concatenate([phases, mover, packer, state.loader, port, state.counted, state.scalars[[HITS, MISSES, EVICTIONS]]])
 
 
 @njit(cache=True)

@@ -99,12 +99,10 @@ class Contract(wiring.Component):
         return m
 
 
-@pytest.mark.formal
 def test_contract():
     prove(Contract())
 
 
-@pytest.mark.formal
 def test_contract_can_fail():
     with pytest.raises(ProofFailed):
         prove(Contract(wrong=True))

@@ -138,3 +138,16 @@ def test_loading_is_predicted_within_a_few_per_cent():
     taken = result.layers[:-1, [StallCause.LOAD, StallCause.CONTROL]].sum()
     predicted = sum(load_cycles(network, layer, plan, config) for layer in network.layers for plan in plan_tiles(network, layer, config))
     assert abs(predicted / taken - 1) < 0.05
+
+
+def test_what_does_not_fit_the_formats_names_the_layer(monkeypatch):
+    from neuroflex.compiler import load_stream, lower as lowering
+
+    def refuse(*values, **named):
+        raise ValueError("too many")
+
+    for module, name in ((load_stream, "pack_load_stream"), (lowering, "pack_descriptor")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, refuse)
+            with pytest.raises(LoweringError, match="layer 'fc': too many"):
+                lower(network([[1, 2]]), TINY, on(Core.ANN))

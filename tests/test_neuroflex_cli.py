@@ -108,6 +108,14 @@ def test_bad_files_are_refused(call, tmp_path, image):
     (tmp_path / "bad.toml").write_text("slots = 5\n")
     code, answer, _ = call("info", tmp_path / "bad.toml")
     assert code == 2 and "slots = 5: must be a power of two" in answer["error"]
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00x")
+    code, answer, _ = call("generate", "--config", tmp_path / "bytes.toml", "-o", tmp_path / "out")
+    assert code == 2 and "bytes.toml: not a TOML file" in answer["error"]
+    code, answer, _ = call("simulate", "digits", "--config", tmp_path)
+    assert code == 2 and "neither a preset" in answer["error"]
+    code, answer, _ = call("compile", "digits", "-o", tmp_path / "bad.toml" / "x.nfx")
+    assert code == 2 and "bad.toml" in answer["error"] and "Errno" not in answer["error"]
+    assert not (tmp_path / "out").exists()
     (tmp_path / "bad.npz").write_bytes(b"nothing")
     code, answer, _ = call("info", tmp_path / "bad.npz")
     assert code == 2 and "not a network file" in answer["error"]

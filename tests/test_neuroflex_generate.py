@@ -7,7 +7,7 @@ import pytest
 
 from neuroflex import generate as module
 from neuroflex.config import PRESETS, ArchConfig
-from neuroflex.generate import MANIFEST, GenerateError, generate, parameter_header
+from neuroflex.generate import MANIFEST, GenerateError, files_match, generate, parameter_header
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,14 @@ def test_failure_leaves_the_old_folder(tmp_path, monkeypatch):
 
 def test_header_wraps_long_meanings():
     assert max(map(len, parameter_header(PRESETS["paper"]).splitlines())) <= 120
+
+
+def test_files_match_their_manifest(tmp_path):
+    (tmp_path / "a.v").write_text("module a;\n")
+    manifest = {"files": {"a.v": hashlib.sha256(b"module a;\n").hexdigest()}}
+    assert files_match(tmp_path, manifest)
+    assert not files_match(tmp_path, {})
+    (tmp_path / "a.v").write_text("module b;\n")
+    assert not files_match(tmp_path, manifest)
+    (tmp_path / "a.v").unlink()
+    assert not files_match(tmp_path, manifest)

@@ -1,0 +1,40 @@
+"""A whole job on the cycle model: it ends, or says why it does not."""
+import numpy as np
+import pytest
+
+from neuroflex.compiler.synthetic import synthetic_layer
+from neuroflex.config import PRESETS
+from neuroflex.flow import compile_network
+from neuroflex.formats import Status
+from neuroflex.sim import top
+from neuroflex.sim.memory import MemoryTrace
+from neuroflex.sim.network import evaluate
+from neuroflex.sim.run import PATIENCE, Deadlock, job_workloads, run_arrays
+
+
+@pytest.fixture(scope="module")
+def work():
+    network, tensor = synthetic_layer(rows=6, inputs=70, columns=9, activation_density=0.4, weight_density=0.4, seed=3)
+    job = compile_network(network, PRESETS["tiny"], calibration=tensor)
+    return job, job_workloads(job, evaluate(network, tensor, quantised=True))
+
+
+def test_a_job_ends(work):
+    job, arrays = work
+    assert run_arrays(job, arrays, MemoryTrace.constant(), np.zeros(1)).status is Status.DONE
+
+
+def test_a_job_that_waits_for_what_never_comes_is_reported(work):
+    job, (tile,) = work
+    settings = tile.settings.copy()
+    settings[top._POSITIONS] += 1       # one more position than the PEs have outputs
+    broken = tile._replace(settings=settings)
+    layer = job.tiles[0].layer
+    with pytest.raises(Deadlock, match=rf"deadlock in layer '{layer}' \(descriptor 0\).*{PATIENCE:,} cycles.*outputs of the PEs.*WATCHDOG"):
+        run_arrays(job, [broken], MemoryTrace.constant(), np.zeros(1))
+
+
+def test_slow_memory_is_no_deadlock(work):
+    job, arrays = work
+    slow = run_arrays(job, arrays, MemoryTrace.constant(latency=20_000), np.zeros(1))
+    assert slow.status is Status.DONE and slow.finished_at > 100_000
