@@ -137,7 +137,7 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
             if ended or cycles:
                 return ended
             before, moved = moved, top.moves(state)
-            if np.array_equal(before, moved):
+            if np.array_equal(before, moved) and state.sequencer[sequencer.PHASE] != sequencer.IDLE:
                 raise Deadlock(_where(job, state))
 
     tile, ended = arrays[0], 2
