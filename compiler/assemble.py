@@ -108,6 +108,8 @@ class Assembler:
     ----------
     closer : str
         What the source framework calls the operation that quantises, for messages.
+    exact_averages : bool
+        Refuse averages that nothing quantises where they have to be rounded, instead of noting it.
     place : str
         The operation at hand, for messages.
     report : dict
@@ -117,6 +119,7 @@ class Assembler:
     """
 
     closer: str
+    exact_averages: bool = False
     place: str = ""
     input: InputSpec | None = None
     layers: list = field(default_factory=list)
@@ -322,13 +325,13 @@ class Assembler:
             return replace(x, shape=(x.shape[0], x.shape[1] // kernel[0], x.shape[2] // kernel[1]))
         return self.copy(x, self.unique(name), kernel)
 
-    def avg_pool(self, x, kernel, stride, padding, *, alone, factor=None):
+    def avg_pool(self, x, kernel, stride, padding, *, factor=None):
         """Average over windows, or the sum with ``factor`` 1."""
         x = self.grid_tensor(x)
         window = self.window(kernel, stride, padding)
         taps = window.kernel_h * window.kernel_w
         return self.weighted(x, window, np.tile(np.eye(x.shape[0]), (1, taps)) * (1 / taps if factor is None else factor), None,
-                             alone=alone)
+                             alone=False)
 
     # -- closing a sum into a layer ---------------------------------------------------------------------------------
 
@@ -391,17 +394,23 @@ class Assembler:
         return Tensor(name, shape, step, np.asarray(levels, np.int64))
 
     def close_average(self, x, name):
-        """Layer for an average that nothing else closes: exact while it fits 127 levels."""
+        """Layer for an average (or sum) that nothing else closes: exact while it fits 127 levels."""
         term = x.terms[0]
         ones = np.tile(np.eye(x.shape[0]), (1, term.taps))
-        if len(x.terms) != 1 or x.bias.any() or not np.array_equal(term.weights * term.taps, ones) or x.pool != (1, 1):
+        factor = float(term.weights[0, 0])
+        if len(x.terms) != 1 or x.bias.any() or factor <= 0 or not np.array_equal(term.weights, ones * factor) or x.pool != (1, 1):
             self.refuse(f"its operand is not quantised; put {self.closer} before it")
         total = term.taps * int(term.tensor.levels.max())
         theta = -(-total // MAX_LEVEL)
         levels = (2 * total + theta) // (2 * theta)
+        if theta > 1:
+            if self.exact_averages:
+                self.refuse(f"its operand is a sum over {term.taps} positions of up to {total}, which a tensor's {MAX_LEVEL} levels do not "
+                            f"hold; put {self.closer} before it")
+            self.notes.append(f"{self.place}: its operand, an average, is rounded to {levels} levels")
         zero = np.zeros(x.shape[0], np.int64)
         return self.emit(self.unique(name), x, [Source(tensor=term.tensor.name, **vars(term.window))], ones.T.astype(np.int64), zero,
-                         zero + theta, zero + levels, term.tensor.step * theta / term.taps)
+                         zero + theta, zero + levels, term.tensor.step * theta * factor)
 
     def close_logits(self, x, calibration, name="logits"):
         """Last layer that nothing quantises: 128 levels over the range of the largest logits, one scale for all classes."""

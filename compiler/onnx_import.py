@@ -509,12 +509,11 @@ class _Builder:
         stride, padding = self.geometry()
         if self.attributes.get("ceil_mode", 0) or padding and not self.attributes.get("count_include_pad", 0):
             self.refuse("ceil_mode, and padding without count_include_pad, are not supported")
-        return self.assembler.avg_pool(self.operand(x), self.attributes["kernel_shape"], stride, padding,
-                                       alone=self.alone(self.node.input[0]))
+        return self.assembler.avg_pool(self.operand(x), self.attributes["kernel_shape"], stride, padding)
 
     def global_average_pool(self, x):
         x = self.operand(x)
-        return self.assembler.avg_pool(x, x.shape[1:], 1, 0, alone=self.alone(self.node.input[0]))
+        return self.assembler.avg_pool(x, x.shape[1:], 1, 0)
 
     def reduce_mean(self, x, axes=None):
         axes = self.attributes.get("axes", axes)

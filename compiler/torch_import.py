@@ -225,11 +225,10 @@ class _Builder:
         x = self.assembler.grid_tensor(x, node.all_input_nodes[0].name)
         if ceil_mode or divisor_override is not None or np.any(padding) and not count_include_pad:
             self.refuse("ceil_mode, divisor_override and count_include_pad=False are not supported")
-        return self.assembler.avg_pool(x, kernel_size, kernel_size if stride in (None, []) else stride, padding,
-                                       alone=self.alone(node))
+        return self.assembler.avg_pool(x, kernel_size, kernel_size if stride in (None, []) else stride, padding)
 
     def global_avg_pool(self, node, x, output_size):
         x = self.assembler.grid_tensor(x, node.all_input_nodes[0].name)
         if output_size not in (1, (1, 1), [1, 1]):
             self.refuse(f"an adaptive average pool to {output_size} is not supported, only to 1")
-        return self.assembler.avg_pool(x, x.shape[1:], 1, 0, alone=self.alone(node))
+        return self.assembler.avg_pool(x, x.shape[1:], 1, 0)
