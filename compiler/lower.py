@@ -7,7 +7,7 @@ import numpy as np
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES, Core, Opcode, column_record_lines, descriptor_lines, pack_descriptor, unpack_descriptor
 
-__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_tiles", "tensor_lines", "tensor_from_lines"]
+__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_tiles", "row_chunks", "tensor_lines", "tensor_from_lines"]
 
 
 _DESCRIPTOR_CYCLES = 60    # from one layer's end to the first line of the next one's load stream, with a memory of 20 cycles

@@ -3,7 +3,7 @@
 The split between the cores minimises the energy-delay product (EDP), the columns of a core are packed longest first, and every published control is there to compare with. ``docs/scheduling.md`` explains the method.
 """
 
-__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "profile", "schedule", "schedule_network", "schedule_tiles"]
+__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "longest_first", "profile", "schedule", "schedule_network", "schedule_tiles"]
 
 from dataclasses import dataclass
 
@@ -114,6 +114,14 @@ def _pack(order, delay, size, pes, most, room, pe):
         count[best] += 1
         held[best] += size[column]
     return load.max()
+
+
+def longest_first(delay, size, pes, most, room):
+    """Makespan of columns packed longest first on equal PEs that hold ``most`` columns and ``room`` nonzero weights each."""
+    span = _pack(np.argsort(-delay, kind="stable"), delay, size, pes, most, room, np.empty(len(delay), np.int64))
+    if span < 0:
+        raise ScheduleError(f"{len(delay)} columns do not fit on {pes} PEs that hold {most} columns and {room} weights each")
+    return float(span)
 
 
 @njit(cache=True)

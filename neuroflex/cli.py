@@ -17,6 +17,7 @@ _COMMANDS = {
     "simulate": "Run a network on the golden model or on the RTL.",
     "verify": "Compare RTL and golden model in every cycle.",
     "bench": "Measure a synthetic sparse layer on RTL and model.",
+    "compare": "Compare whole networks with every baseline.",
     "info": "Show a configuration, a network, a program image, or the tools.",
 }
 

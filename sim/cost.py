@@ -1,6 +1,6 @@
 """Cost of a column on either core: cycles on its PE and energy, from the matches that calibration counted."""
 
-__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit"]
+__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "neuron_steps"]
 
 from dataclasses import dataclass
 
@@ -95,6 +95,11 @@ class ColumnCosts:
                            size=self.size[columns])
 
 
+def neuron_steps(levels_in, levels_out):
+    """Steps of the PASC-IF neuron, its three stages together, for one output."""
+    return levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out
+
+
 def column_costs(network, layer, trace, config, *, model=None, energy=None):
     """Costs of a layer's columns from a calibration run.
 
@@ -122,7 +127,7 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None):
     chunks = sum(s.entries(-(-network.shape(part)[0] // config.chunk_bits)) for s in layer.sources for part in network.parts(s.tensor))
     per_pe = max(layer.columns / (config.ann_pes + config.snn_pes), 1.0)
     bits = np.array([int(level).bit_length() for level in levels_out])
-    steps = levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out
+    steps = neuron_steps(levels_in, levels_out)
     lacking = levels_in * matches - trace.level_sum / images
 
     join, fast, laggy = (pj[name] * config.chunk_bits / 128 for name in ("join", "fast_prefix", "laggy_chunk"))

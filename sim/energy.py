@@ -1,6 +1,6 @@
 """The one table of energy coefficients. None of them was measured on this project's netlists: all are marked assumed."""
 
-__all__ = ["COEFFICIENTS", "Coefficient", "energy_table", "markdown"]
+__all__ = ["COEFFICIENTS", "Coefficient", "SETS", "energy_table", "markdown"]
 
 from dataclasses import dataclass
 
@@ -36,16 +36,18 @@ COEFFICIENTS = tuple(Coefficient(name=name, picojoules=value, event=event, sourc
     ("pascif_step", 1.1, "one step of the PASC-IF neuron, per output", "as qcfs_step: one compare and add of about 32 bits"),
 ))
 
+SETS = {"assumed-45nm": COEFFICIENTS}      # every set of coefficients that there is, the default first
 
-def energy_table(**changes):
-    """Coefficient name → pJ, with some values replaced.
+
+def energy_table(which="assumed-45nm", **changes):
+    """Coefficient name → pJ of a set in `SETS`, with some values replaced.
 
     Raises
     ------
     KeyError
         For a name that is not in the table.
     """
-    table = {c.name: c.picojoules for c in COEFFICIENTS}
+    table = {c.name: c.picojoules for c in SETS[which]}
     unknown = sorted(set(changes) - set(table))
     if unknown:
         raise KeyError(f"no energy coefficient {unknown[0]!r}; there are {', '.join(table)}")

@@ -1,0 +1,83 @@
+"""``neuroflex compare``"""
+from pathlib import Path
+
+import click
+
+from neuroflex.commands.common import emit, errors, json_option, load_network, progress, seed_option, table
+
+__all__ = ["command"]
+
+
+@click.command("compare")
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK...")
+@click.option("--config", "config_name", default="paper", show_default=True, metavar="NAME|FILE",
+              help="A preset (tiny, small, pynq_z2, paper) or a TOML file.")
+@click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale: for shapes only, and said in the output.")
+@click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network.")
+@click.option("--coefficients", default="assumed-45nm", show_default=True, help="Set of energy coefficients.")
+@click.option("--latency", type=click.IntRange(1), default=20, show_default=True, help="Cycles that memory takes to answer a read.")
+@click.option("--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write when each PE issued matches, as trace events that Perfetto opens.")
+@seed_option
+@json_option
+def command(networks, config_name, rows, images, coefficients, latency, trace_file, seed, as_json):
+    """Compare whole networks with every baseline: cycles, energy, energy-delay product, utilisation.
+
+    NETWORK is a shape with synthetic densities (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, peer_2, peer_10, peer_50, peer_100), a trained
+    network of the zoo, or a network file. What each figure means: docs/comparison.md.
+    """
+    errors.print("loading NeuroFlex ...")
+    from neuroflex.compare.measure import compare_network, subject_of
+    from neuroflex.compare.shapes import SHAPES
+    from neuroflex.config import load_config
+    from neuroflex.sim.energy import SETS
+
+    if coefficients not in SETS:
+        raise click.UsageError(f"no set of coefficients {coefficients!r}; there are {', '.join(SETS)}")
+    config, found, timelines = load_config(config_name), {}, {}
+    for name in dict.fromkeys(networks):
+        which = name if name in SHAPES else load_network(name)
+        errors.print(f"[bold]{name}[/bold] on {config.name}")
+        with progress() as bar:
+            def track(items, text, bar=bar):
+                return bar.track(items, description=f"{text:>17}")
+
+            subject = subject_of(which, seed=seed, rows=rows, images=images, track=track)
+            comparison = compare_network(subject, config, seed=seed, coefficients=coefficients, latency=latency, track=track)
+        found[name] = comparison.result
+        if trace_file:
+            from neuroflex.compare.timelines import timelines_of
+
+            timelines[name] = timelines_of(subject, config, comparison)
+    files = []
+    if trace_file:
+        from neuroflex.compare.timelines import write_trace
+
+        files.append(write_trace(timelines, trace_file))
+    emit(as_json, {"configuration": config.name, "seed": seed, "coefficients": coefficients, "networks": found},
+         *(item for result in found.values() for item in _tables(result)), *(f"written: {path}" for path in files))
+
+
+def _number(value, pattern=".4g"):
+    return "-" if value is None else format(value, pattern)
+
+
+def _tables(result):
+    """A table of the baselines and a line of the figures of one network."""
+    hybrid = result["baselines"]["hybrid"]
+    rows = []
+    for name, one in result["baselines"].items():
+        ratio = None if one["edp"] is None else one["edp"] / hybrid["edp"]
+        running = None if one["edp"] is None else one["edp_running"] / hybrid["edp_running"]
+        rows.append((name, _number(one["pes"], "d"), _number(one["cycles"], ",.0f"), _number(one["cycles_running"], ",.0f"), _number(one["energy_pj"]),
+                     _number(one["edp"]), _number(ratio, ".3f"), _number(running, ".3f"), one["how"]))
+    yield table(f"{result['title']} on {result['configuration']}: {result['densities']}",
+                ("baseline", "PEs", "cycles", "running", "energy, pJ", "EDP", "EDP / hybrid", "running", "how"), rows)
+    accuracy = result["accuracy"]
+    known = ", ".join(f"{name} {100 * value:.2f} %" for name, value in accuracy.items() if value is not None)
+    sampled = "" if result["sampled"] == 1 else f" Layers were cut to {100 * result['sampled']:.1f} % of their rows at least, and scaled."
+    yield (f"throughput against random {result['throughput_vs_random']:.2f}x (running {result['throughput_vs_random_running']:.2f}x, against columns dealt evenly "
+           f"{result['throughput_vs_dealt_running']:.2f}x); utilisation {result['utilisation']:.3f}"
+           + (f"; accuracy: {known}" if known else "")
+           + f"; energies: {result['coefficients']}; left to the host: {100 * result['host_share']:.2g} % of the operations.{sampled}"
+           + ("" if result["hybrid_schedule"] == "hybrid" else f" On the cycle model {result['hybrid_schedule']} is better than the predicted split, and is taken."))

@@ -1,0 +1,1 @@
+"""Whole networks on the golden model, beside the baselines (``docs/comparison.md``)."""

@@ -1,0 +1,410 @@
+"""One network under every policy on the golden model, layer by layer, and what follows for the baselines."""
+
+__all__ = ["BASELINES", "POLICIES", "Comparison", "Part", "Subject", "compare_network", "subject_of"]
+
+import resource
+from dataclasses import dataclass, field, replace
+from time import process_time
+
+import numpy as np
+
+from neuroflex.compare import baselines
+from neuroflex.compare.shaped import shaped_layer
+from neuroflex.compare.shapes import SHAPES, host_work
+from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles, row_chunks
+from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, profile, schedule, schedule_tiles
+from neuroflex.formats import Core, StallCause, Status
+from neuroflex.sim.cost import column_costs, neuron_steps
+from neuroflex.sim.energy import energy_table
+from neuroflex.sim.memory import MemoryTrace
+from neuroflex.sim.network import evaluate, quantise
+from neuroflex.sim.run import job_workloads, run_arrays
+
+BASELINES = ("ann_only", "ann_only_iso_area", "snn_only", "snn_only_iso_area", "layerwise", "random", "dense")
+POLICIES = {"hybrid": "min_edp", "ann_only": "all_ann", "snn_only": "all_snn", "layerwise": "layerwise", "random": "random", "dealt": "dealt"}
+FIXED = [int(StallCause.CONTROL), int(StallCause.LOAD)]
+RUNNING = [int(cause) for cause in StallCause if cause not in (StallCause.CONTROL, StallCause.LOAD)]
+_CAUSES = len(StallCause)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """A network that is run as one program, with its inputs.
+
+    ``fraction`` of its rows are run; ``trace`` is its functional evaluation on ``tensors`` (B, C, H, W), ``calibration`` the one that
+    schedules are made from.
+    """
+
+    network: object
+    tensors: np.ndarray
+    trace: object
+    calibration: object
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """What to compare: parts that run one after another, and what the report says of them."""
+
+    name: str
+    title: str
+    parts: list
+    images: int
+    densities: str
+    source: str
+    host: dict = field(default_factory=dict)
+    host_share: float = 0.0
+    accuracy: dict = field(default_factory=lambda: dict.fromkeys(("float", "qcfs", "integer")))
+    evaluation_seconds: float = 0.0
+
+
+def _shaped_parts(layers, seed, rows, track):
+    for number, layer in enumerate(track(layers, "drawing layers")):
+        cut, fraction = layer.cut(rows) if rows else (layer, 1.0)
+        network, tensors = shaped_layer(cut, seed=(seed, number))
+        started = process_time()
+        trace = evaluate(network, tensors, quantised=True)
+        yield Part(network=network, tensors=tensors, trace=trace, calibration=trace, fraction=fraction), process_time() - started
+
+
+def subject_of(which, *, seed=0, rows=None, images=1, track=lambda items, text: items):
+    """What ``neuroflex compare`` runs.
+
+    Parameters
+    ----------
+    which : str or neuroflex.compare.shapes.NetworkShape or neuroflex.compiler.network.Network
+        Name of a shape, a shape, or a trained network with images.
+    seed : int
+        Of weights and activations of shapes.
+    rows : int, optional
+        Most rows of a layer that are run, for shapes.
+    images : int
+        How many images of a trained network.
+
+    Raises
+    ------
+    LoweringError
+        When a trained network holds fewer images.
+    """
+    shape = SHAPES.get(which, which) if isinstance(which, str) else which
+    if hasattr(shape, "host"):
+        parts, seconds = zip(*_shaped_parts(shape.layers, seed, rows, track))
+        return Subject(name=shape.name, title=shape.title, parts=list(parts), images=1, densities="synthetic densities", source=shape.source,
+                       host=shape.host, host_share=host_work(shape), evaluation_seconds=sum(seconds))
+    network = shape
+    held = 0 if network.examples is None else len(network.examples.test_images)
+    if held < images:
+        raise LoweringError(f"network {network.name!r} holds {held} test images, {images} were asked for")
+    tensors = quantise(network.input, network.examples.test_images[:images])
+    started = process_time()
+    trace = evaluate(network, tensors, quantised=True)
+    seconds = process_time() - started
+    about = network.metadata
+    return Subject(name=network.name, title=network.name, images=images, densities="trained weights, real activations",
+                   source=str(about.get("data", "a network of your own")), evaluation_seconds=seconds,
+                   parts=[Part(network=network, tensors=tensors, trace=trace, calibration=profile(network))],
+                   accuracy={"float": about.get("accuracy_relu"), "qcfs": about.get("accuracy_float"), "integer": about.get("accuracy_integer")})
+
+
+@dataclass(eq=False)
+class Sums:
+    """A layer under one policy: cycles by cause and matches of both cores (float64[causes + 2]), energy, SNN columns, bus beats."""
+
+    counts: np.ndarray
+    energy: float
+    spiking: int
+    beats: float
+
+    @property
+    def fixed(self):
+        """Cycles for descriptors and weights."""
+        return float(self.counts[FIXED].sum())
+
+    @property
+    def running(self):
+        """All other cycles."""
+        return float(self.counts[RUNNING].sum())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """What came out.
+
+    Attributes
+    ----------
+    result : dict
+        What ``--json`` prints for the network: ``docs/comparison.md``.
+    schedules : list of dict
+        Of the hybrid, by part: layer name → schedules of its tiles.
+    """
+
+    result: dict
+    schedules: list
+
+
+class _Runner:
+    """Runs schedules of a subject's parts on the golden model; equal schedules of a part run once."""
+
+    def __init__(self, subject, config, energy, memory):
+        self.subject, self.config, self.energy, self.memory = subject, config, energy, memory
+        self.done = {}
+        self.seconds = 0.0
+
+    def run(self, part, tiles, method):
+        """`Sums` of each layer of a part, mean over its images, and the seconds that the model took."""
+        key = id(part), b"".join(np.stack([t.core, t.pe, t.index]).tobytes() for one in tiles.values() for t in one)
+        if key not in self.done:
+            self.done[key] = self._run(part, NetworkSchedule(tiles=tiles, method=method))
+        return self.done[key]
+
+    def _run(self, part, schedules):
+        network, config = part.network, self.config
+        job = lower(network, config, schedules, trace=part.calibration)
+        layers = {layer.name: Sums(np.zeros(_CAUSES + 2), 0.0, 0, 0.0) for layer in network.layers}
+        images = len(part.tensors)
+        seconds = 0.0
+        for image in range(images):
+            started = process_time()
+            arrays = job_workloads(job, part.trace, image)
+            run = run_arrays(job, arrays, self.memory, part.trace.output[image].astype(np.int64))
+            seconds += process_time() - started
+            if run.status != Status.DONE:
+                raise LoweringError(f"network {network.name!r}: the job ended with {run.status.name}")
+            last = run.layers[-1]        # the last descriptor, END, waits for the writes of the last layer
+            for tile, array, counts in zip(job.tiles, arrays, run.layers):
+                sums = layers[tile.layer]
+                sums.counts += counts / images
+                sums.beats += np.maximum(array.lines, 1).sum() / images
+            layers[job.tiles[-1].layer].counts += last / images
+        scale = np.where(np.isin(np.arange(_CAUSES + 2), FIXED), 1.0, 1 / part.fraction)
+        for layer in network.layers:
+            sums = layers[layer.name]
+            core = np.empty(layer.columns, np.int64)
+            for tile in schedules.tiles[layer.name]:
+                core[tile.columns] = tile.core
+            costs = column_costs(network, layer, part.trace.layers[layer.name], config, energy=self.energy)
+            sums.counts *= scale
+            sums.energy = float(costs.energy[core, np.arange(layer.columns)].sum()) / part.fraction
+            sums.spiking = int((core == Core.SNN).sum())
+            sums.beats /= part.fraction
+        return layers, seconds
+
+
+def _dealt(tile, costs, config, rng):
+    """A tile's split with the columns of each core dealt to its PEs in random order, one after the other: random, but as many on each."""
+    pe, index = np.zeros_like(tile.pe), np.zeros_like(tile.index)
+    for core, pes in zip(Core, (config.ann_pes, config.snn_pes)):
+        lanes = pes >> tile.groups_log2
+        own = np.flatnonzero(tile.core == core)
+        pe[own] = rng.permutation(len(own)) % lanes
+        for p in range(lanes):
+            mine = own[pe[own] == p]
+            index[mine] = np.arange(len(mine))
+            if costs.size[mine].sum() > config.value_lines * config.line_bytes:
+                raise ScheduleError(f"columns dealt at random do not fit PE {p}")
+    return replace(tile, pe=pe, index=index, method="dealt")
+
+
+def _schedules(subject, config, energy, seed, track):
+    """Tiles by policy: a list over parts of dicts, layer name → schedules of its tiles; the costs of each layer likewise."""
+    work, owners, costs, fixed = [], [], [], 0.0
+    for part in track(subject.parts, "costs of columns"):
+        network, of_layers = part.network, {}
+        for layer in network.layers:
+            one = column_costs(network, layer, part.calibration.layers[layer.name], config, energy=energy)
+            one = of_layers[layer.name] = replace(one, delay=one.delay / part.fraction, energy=one.energy / part.fraction)
+            for plan in plan_tiles(network, layer, config):
+                work.append((layer.name, plan, one.take(plan.columns)))
+                owners.append((len(costs), layer.name))
+                fixed += load_cycles(network, layer, plan, config)
+        costs.append(of_layers)
+    found = {}
+    for policy in track(POLICIES, "schedules"):
+        if policy == "random":
+            tiles = [schedule(own, Machine.of(config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe), method="random",
+                              seed=(seed, number), columns=plan.columns, groups_log2=plan.groups_log2, start=tile.core)
+                     for number, ((_, plan, own), tile) in enumerate(zip(work, found["hybrid"]))]
+        elif policy == "dealt":
+            tiles = [_dealt(tile, own, config, np.random.default_rng((seed, number)))
+                     for number, ((_, _, own), tile) in enumerate(zip(work, found["hybrid"]))]
+        else:
+            tiles = schedule_tiles(work, config, method=POLICIES[policy], fixed_cycles=fixed)
+        found[policy] = tiles
+    by_part = {}
+    for policy, tiles in found.items():
+        by_part[policy] = [{layer.name: [] for layer in part.network.layers} for part in subject.parts]
+        for (number, name), tile in zip(owners, tiles):
+            by_part[policy][number][name].append(tile)
+    return by_part, costs
+
+
+def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", latency=20, track=lambda items, text: items):
+    """Run a subject under every policy.
+
+    Parameters
+    ----------
+    subject : Subject
+    config : neuroflex.config.ArchConfig
+    seed : int
+        Of the random mapping.
+    coefficients : str
+        A set of `neuroflex.sim.energy.SETS`.
+    latency : int
+        Cycles that memory takes to answer a read.
+    track : callable(items, text) → iterable
+        Progress.
+
+    Returns
+    -------
+    Comparison
+    """
+    energy = energy_table(coefficients)
+    runner = _Runner(subject, config, energy, MemoryTrace.constant(latency))
+    by_part, costs = _schedules(subject, config, energy, seed, track)
+    runs, seconds = {}, subject.evaluation_seconds
+    for policy in POLICIES:
+        runs[policy] = []
+        for part, tiles in zip(track(subject.parts, policy), by_part[policy]):
+            layers, took = runner.run(part, tiles, policy)
+            runs[policy].append(layers)
+            seconds += took if policy == "hybrid" else 0.0
+
+    def total(policy):
+        layers = [layer for part in runs[policy] for layer in part.values()]
+        return sum(layer.fixed + layer.running for layer in layers), sum(layer.running for layer in layers), sum(layer.energy for layer in layers)
+
+    # The scheduler predicts; should a single mode be better on the cycle model, it is what runs.
+    best = min(("hybrid", "ann_only", "snn_only"), key=lambda policy: total(policy)[0] * total(policy)[2])
+    if best != "hybrid":
+        runs["hybrid"], by_part["hybrid"] = runs[best], by_part[best]
+    measured = {policy: dict(zip(("cycles", "cycles_running", "energy_pj"), total(policy)), pes=config.ann_pes + config.snn_pes,
+                             how="golden cycle model") for policy in POLICIES}
+    iso = baselines.iso_area(config)
+    measured |= _iso_area(subject, config, energy, iso, by_part, costs, runs)
+    measured["dense"] = _dense(subject, config, energy)
+    for one in measured.values():
+        one["edp"] = _product(one["cycles"], one["energy_pj"])
+        one["edp_running"] = _product(one["cycles_running"], one["energy_pj"])
+    return Comparison(result=_result(subject, config, seed, coefficients, measured, iso, best, runs, seconds), schedules=by_part["hybrid"])
+
+
+def _product(cycles, energy):
+    return None if cycles is None or energy is None else cycles * energy
+
+
+def _iso_area(subject, config, energy, iso, by_part, costs, runs):
+    """Iso-area single-mode machines: running cycles scaled by makespans, layer by layer."""
+    names = {Core.ANN: ("ann_only", "ann_only_iso_area"), Core.SNN: ("snn_only", "snn_only_iso_area")}
+    if isinstance(iso, str):
+        return {name: {"cycles": None, "cycles_running": None, "energy_pj": None, "pes": None, "how": iso} for _, name in names.values()}
+    found = {}
+    for core, (policy, name) in names.items():
+        cycles = running = spent = 0.0
+        for part, tiles, of_layers, sums in zip(subject.parts, by_part[policy], costs, runs[policy]):
+            for layer in part.network.layers:
+                one, own = of_layers[layer.name], sums[layer.name]
+                chunks_per_pe = 2 * (config.mask_pairs // max(row_chunks(part.network, layer, config), 1))
+                grid = part.network.grid(layer)
+                span, passes = baselines.iso_span(
+                    one.delay[core], one.size, iso.pes(core), columns_per_pe=max(1, min(config.columns_per_pe, chunks_per_pe)),
+                    values_per_pe=config.value_lines * config.line_bytes, rows=max(1, grid[0] * grid[1] // (layer.pool_h * layer.pool_w)))
+                same = sum(tile.makespan for tile in tiles[layer.name])
+                beats = own.beats / len(tiles[layer.name]) * passes
+                run = max(own.running * span / same, beats)
+                running += run
+                cycles += run + own.fixed
+                spent += own.energy
+                if core == Core.SNN:
+                    steps = neuron_steps(int(part.network.input_levels(layer).max()), layer.levels.astype(np.int64))
+                    on = np.concatenate([tile.columns[tile.core == Core.SNN] for tile in tiles[layer.name]])
+                    spent -= float((steps - layer.levels)[on].sum()) * grid[0] * grid[1] / part.fraction * energy["pascif_step"]
+        found[name] = {"cycles": cycles, "cycles_running": running, "energy_pj": spent, "pes": iso.pes(core),
+                       "how": "same-chip cycles scaled to " + f"{iso.pes(core)} PEs: {iso.source}"}
+    return found
+
+
+def _dense_inputs(network, layer):
+    """K of a layer for a dense machine: a skip that is an identity is an addition, not a product."""
+    first = layer.sources[0].entries(network.shape(layer.sources[0].tensor)[0])
+    identity = len(layer.sources) > 1 and np.count_nonzero(layer.weights[first:], axis=0).max() <= layer.sources[1].repeat
+    return first if identity else layer.weights.shape[0]
+
+
+def _dense(subject, config, energy):
+    array = baselines.systolic_array(config.ann_pes + config.snn_pes)
+    cycles = spent = 0.0
+    for part in subject.parts:
+        for layer in part.network.layers:
+            height, width = part.network.grid(layer)
+            rows = round(height * width / part.fraction)
+            size = rows, _dense_inputs(part.network, layer), layer.columns
+            cycles += baselines.dense_cycles(*size, array)
+            spent += baselines.dense_energy(*size, array, layer.levels, energy)
+    return {"cycles": cycles, "cycles_running": cycles, "energy_pj": spent, "pes": array[0] * array[1],
+            "how": f"formula: output-stationary systolic array, {array[0]} x {array[1]}"}
+
+
+def _result(subject, config, seed, coefficients, measured, iso, best, runs, seconds):
+    hybrid, random = measured["hybrid"], measured["random"]
+    layers = _layers(subject, config, runs)
+    pes = config.ann_pes + config.snn_pes
+    matches = sum(layer["matches"] for layer in layers)
+    full = [layer for layer in layers if layer["matches_per_column"] >= 12]
+    return {
+        "network": subject.name, "title": subject.title, "configuration": config.name, "seed": seed, "images": subject.images,
+        "densities": subject.densities, "source": subject.source, "coefficients": coefficients,
+        "cycles": hybrid["cycles"], "cycles_running": hybrid["cycles_running"], "energy_pj": hybrid["energy_pj"],
+        "edp": {name: measured[name]["edp"] for name in ("hybrid", *BASELINES)},
+        "edp_running": {name: measured[name]["edp_running"] for name in ("hybrid", *BASELINES)},
+        "throughput_vs_random": random["cycles"] / hybrid["cycles"],
+        "throughput_vs_random_running": random["cycles_running"] / hybrid["cycles_running"],
+        "throughput_vs_dealt_running": measured["dealt"]["cycles_running"] / hybrid["cycles_running"],
+        "utilisation": matches / (pes * hybrid["cycles_running"]),
+        "utilisation_12_matches": (sum(layer["matches"] for layer in full) / (pes * sum(layer["running"] for layer in full)) if full else None),
+        "utilisation_random": matches / (pes * random["cycles_running"]),
+        "utilisation_dealt": matches / (pes * measured["dealt"]["cycles_running"]),
+        "accuracy": subject.accuracy, "hybrid_schedule": best, "baselines": measured,
+        "iso_area": {"unavailable": iso} if isinstance(iso, str) else vars(iso),
+        "host": subject.host, "host_share": subject.host_share, "sampled": min(part.fraction for part in subject.parts),
+        "stalls": {cause.name.lower(): sum(layer["cycles"][cause.name.lower()] for layer in layers) for cause in StallCause},
+        "joins": sum(layer["joins"] for layer in layers), "layers": layers,
+        "model_seconds": seconds, "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _layers(subject, config, runs):
+    """The per-layer table of the hybrid schedule."""
+    table = []
+    for number, part in enumerate(subject.parts):
+        network, images = part.network, len(part.tensors)
+        for layer in network.layers:
+            sums, trace = runs["hybrid"][number][layer.name], part.trace.layers[layer.name]
+            grid = network.grid(layer)
+            rows = round(grid[0] * grid[1] / part.fraction)
+            matches = float(sums.counts[_CAUSES:].sum())
+            chunks = row_chunks(network, layer, config)
+            table.append({
+                "layer": layer.name, "rows": rows, "inputs": layer.weights.shape[0], "columns": layer.columns, "on_snn": sums.spiking,
+                "levels_in": int(network.input_levels(layer).max()), "levels_out": int(layer.levels.max()),
+                "activation_density": trace.density, "weight_density": trace.weight_density,
+                "matches": matches, "matches_per_column": matches / (rows * layer.columns), "joins": rows * chunks * layer.columns,
+                "total": sums.fixed + sums.running, "running": sums.running,
+                "cycles": {cause.name.lower(): float(sums.counts[cause]) for cause in StallCause},
+                "utilisation": matches / ((config.ann_pes + config.snn_pes) * max(sums.running, 1.0)),
+                "energy_pj": sums.energy, "lines": _lines(network, layer, part, config, images), "sampled": part.fraction,
+                "against": {policy: {"running": runs[policy][number][layer.name].running,
+                                     "total": runs[policy][number][layer.name].running + runs[policy][number][layer.name].fixed,
+                                     "energy_pj": runs[policy][number][layer.name].energy} for policy in POLICIES}})
+    return table
+
+
+def _lines(network, layer, part, config, images):
+    """Lines that must cross the memory port once: weights, nonzero inputs, outputs (masks and packed values)."""
+    weights = sum(load_cycles(network, layer, plan, config) for plan in plan_tiles(network, layer, config))
+
+    def tensor(values):
+        chunks = -(-values.shape[1] // config.chunk_bits) * values[:, 0].size
+        return (chunks + np.count_nonzero(values) / config.line_bytes) / images
+
+    inputs = sum(tensor(part.trace.tensor(source.tensor)) for source in layer.sources)
+    return weights + (inputs + tensor(part.trace.layers[layer.name].output)) / part.fraction

@@ -1,0 +1,77 @@
+"""Layers of stated shape whose weights and activations are drawn from stated distributions.
+
+* A column's weight density is drawn from a beta distribution about the layer's mean, concentration 100; nonzero weights are uniform
+  in −127 … 127 without 0.
+* A channel's activation density is drawn from a beta distribution about the layer's mean, concentration 8, and its positions
+  independently of each other.
+* Nonzero levels follow P(q) ∝ 0.6**q for q = 1 … L; with more than 15 levels (images) they are uniform.
+
+The concentrations and the ratio are about those of the trained networks that come with NeuroFlex (``docs/comparison.md``).
+"""
+
+__all__ = ["COLUMN_CONCENTRATION", "CHANNEL_CONCENTRATION", "LEVEL_RATIO", "shaped_layer"]
+
+import numpy as np
+
+from neuroflex.compiler.network import InputSpec, Layer, Network, Source, Window
+from neuroflex.compiler.synthetic import thresholds
+
+COLUMN_CONCENTRATION = 100.0
+CHANNEL_CONCENTRATION = 8.0
+LEVEL_RATIO = 0.6
+_UNIFORM_ABOVE = 15
+
+
+def _beta(rng, mean, concentration, size):
+    if not 0 < mean < 1:
+        return np.full(size, float(mean))
+    return rng.beta(mean * concentration, (1 - mean) * concentration, size)
+
+
+def _levels(rng, levels, shape):
+    """Nonzero levels, 1 … ``levels``."""
+    if levels > _UNIFORM_ABOVE:
+        return rng.integers(1, levels + 1, shape)
+    chance = LEVEL_RATIO ** np.arange(levels)
+    return 1 + np.searchsorted(np.cumsum(chance / chance.sum())[:-1], rng.random(shape, np.float32), side="right")
+
+
+def shaped_layer(shape, *, seed=0):
+    """A network of one layer, and an input for it.
+
+    Parameters
+    ----------
+    shape : neuroflex.compare.shapes.LayerShape
+    seed : int or sequence of int
+
+    Returns
+    -------
+    network : neuroflex.compiler.network.Network
+    tensor : uint8 array (1, channels, height, width)
+        Levels, as the accelerator reads them.
+    """
+    rng = np.random.default_rng(seed)
+    entries = shape.channels * shape.kernel ** 2
+    weights = rng.integers(1, 128, (entries, shape.columns), np.int8)
+    weights *= rng.integers(0, 2, weights.shape, np.int8) * 2 - 1
+    density = _beta(rng, shape.weight_density, COLUMN_CONCENTRATION, shape.columns)
+    weights *= rng.random(weights.shape, np.float32) < density
+    window = Window(kernel_h=shape.kernel, kernel_w=shape.kernel, stride=shape.stride, padding=shape.padding)
+    spec = InputSpec(channels=shape.channels, height=shape.height, width=shape.width, levels=shape.levels_in, full_scale=float(shape.levels_in),
+                     pack=window if shape.packed else None)
+    sources = [Source(tensor="input", **({} if shape.packed else vars(window)))]
+    if shape.skip:
+        sources.append(Source(tensor="input"))
+        weights = np.concatenate([weights, 64 * np.eye(shape.channels, shape.columns, dtype=np.int8)])
+    layer = Layer(name=shape.name, sources=sources, weights=weights, bias=np.zeros(shape.columns, np.int64),
+                  theta=thresholds(rng, weights, shape.activation_density, shape.levels_in, shape.levels_out),
+                  levels=np.full(shape.columns, shape.levels_out), pool_h=shape.pool, pool_w=shape.pool)
+    network = Network(name=shape.name, input=spec, layers=[layer], metadata={"densities": "synthetic"})
+    channels = _beta(rng, shape.activation_density, CHANNEL_CONCENTRATION, (shape.channels, 1, 1))
+    image = (1, shape.channels, shape.height, shape.width)
+    tensor = (_levels(rng, shape.levels_in, image) * (rng.random(image, np.float32) < channels)).astype(np.uint8)
+    if shape.packed:
+        from neuroflex.sim.network import gather
+
+        tensor = gather(tensor, window).transpose(0, 3, 1, 2).copy()
+    return network, tensor

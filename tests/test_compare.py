@@ -1,0 +1,212 @@
+"""Comparisons: formulas by hand, the cycle model's own numbers, and what the output promises."""
+import json
+
+import numpy as np
+import pytest
+
+from neuroflex import flow, zoo
+from neuroflex.cli import main
+from neuroflex.compare import baselines
+from neuroflex.compare.measure import BASELINES, POLICIES, Part, Subject, compare_network, subject_of
+from neuroflex.compare.shaped import shaped_layer
+from neuroflex.compare.shapes import SHAPES, LayerShape, NetworkShape, host_work
+from neuroflex.compiler.synthetic import synthetic_layer
+from neuroflex.config import PRESETS
+from neuroflex.formats import Core
+from neuroflex.measure import measure_layer
+from neuroflex.sim.energy import energy_table
+from neuroflex.sim.network import evaluate
+
+TINY = PRESETS["tiny"]
+SMALL = NetworkShape(name="small_shape", title="two layers", host={}, source="test", layers=(
+    LayerShape(name="a", channels=40, columns=24, height=6, width=5, kernel=3, padding=1, pool=2, levels_in=4, levels_out=4),
+    LayerShape(name="b", channels=64, columns=20, height=3, width=2, levels_in=1, levels_out=127, weight_density=0.5)))
+
+
+def _compare(*arguments, **options):
+    return compare_network(*arguments, **options).result
+
+
+@pytest.fixture(scope="module")
+def result():
+    return _compare(subject_of(SMALL, seed=3), TINY, seed=3)
+
+
+# --- formulas ------------------------------------------------------------------------------------------
+def test_dense_cycles_are_those_of_scale_sim():
+    assert baselines.systolic_array(64) == (8, 8) and baselines.systolic_array(32) == (4, 8) and baselines.systolic_array(2) == (1, 2)
+    layers = [(73, 256, 128), (73, 128, 10)]
+    assert sum(baselines.dense_cycles(*layer, (8, 8)) for layer in layers) == 46_040      # SCALE-Sim reports 46,038
+    assert baselines.dense_cycles(1, 1, 1, (4, 8)) == 11
+
+
+def test_dense_energy_by_hand():
+    table = dict.fromkeys(energy_table(), 0.0) | {"mac": 1.0, "value_read": 100.0, "qcfs_step": 1e6}
+    # 3 × 5 × 9 on 2 × 4: two folds of rows, three of columns; A is read three times, B twice.
+    assert baselines.dense_energy(3, 5, 9, (2, 4), np.array([1] * 8 + [4]), table) == 135 + 100 * (15 * 3 + 45 * 2) + 1e6 * 3 * (8 + 3)
+
+
+def test_iso_area_by_hand(tmp_path):
+    path = tmp_path / "resources.json"
+    ann, snn = {"lut": 400, "ff": 100, "dsp": 1, "bram": 9}, {"lut": 100, "ff": 1600, "dsp": 0, "bram": 9}
+    path.write_text(json.dumps({"blocks": {"AnnPe": {"tiny": {"xilinx": ann}}, "SnnPe": {"tiny": {"xilinx": snn}}}}))
+    iso = baselines.iso_area(TINY, path)
+    assert (iso.ann_slices, iso.snn_slices) == (100, 200) and (iso.ann_pes, iso.snn_pes) == (6, 3)      # two of each: 600 slices
+    assert iso.pes(Core.ANN) == 6 and iso.pes(Core.SNN) == 3
+    assert "no area" in baselines.iso_area(PRESETS["small"], path) and "not there" in baselines.iso_area(TINY, tmp_path / "none")
+
+
+def test_iso_area_of_the_presets_with_recorded_pes():
+    iso = baselines.iso_area(PRESETS["paper"])
+    assert iso.ann_pes > 32 > iso.snn_pes >= 16
+
+
+def test_iso_span_by_hand():
+    delay, size = np.array([6.0, 4, 3, 3, 2]), np.ones(5, np.int64)
+    room = {"columns_per_pe": 16, "values_per_pe": 100}
+    assert baselines.iso_span(delay, size, 2, rows=1, **room) == (9.0, 1)
+    assert baselines.iso_span(delay, size, 3, rows=1, **room) == (6.0, 1)
+    # Two groups of one PE each share the rows: 18 / 2 is no worse than 9, four PEs as four groups are better than longest first.
+    assert baselines.iso_span(delay, size, 4, rows=8, **room) == (4.5, 1)
+    # A PE that holds one column: three passes with two PEs.
+    assert baselines.iso_span(delay, size, 2, columns_per_pe=1, values_per_pe=100, rows=1) == (6 + 3 + 2, 3)
+
+
+# --- shapes --------------------------------------------------------------------------------------------
+def test_shapes_have_their_published_sizes():
+    # Weights: torchvision's figures, without biases and batch norms.
+    assert SHAPES["bert_base"].macs == 12 * 128 * (4 * 768 * 768 + 2 * 768 * 3072)
+    weights = {name: sum((layer.inputs - layer.channels * layer.skip) * layer.columns for layer in shape.layers) for name, shape in SHAPES.items()}
+    assert weights["resnet34"] == 21_779_648 and weights["vgg16"] == 14_710_464 + 512 * 4096 + 4096 * 4096 + 4096 * 10
+    assert 5.9e6 < weights["googlenet"] < 7.1e6 and weights["peer_2"] == 34_048
+    assert 3.6e9 < SHAPES["resnet34"].macs < 3.7e9 and 1.4e9 < SHAPES["googlenet"].macs < 1.7e9 and 3.1e8 < SHAPES["vgg16"].macs < 3.4e8
+    assert [layer.levels_out for layer in SHAPES["vgg16"].layers] == [8, 4, 4, 1, 4, 4, 1, 1, 1, 1, 1, 4, 8, 8, 8, 127]
+    assert 0 < host_work(SHAPES["bert_base"]) < 0.05 and host_work(SHAPES["vgg16"]) == 0
+
+
+def test_layers_follow_each_other():
+    for name in ("vgg16", "resnet34"):
+        layers = [layer for layer in SHAPES[name].layers if not layer.name.endswith("s")]
+        for one, two in zip(layers, layers[1:]):
+            assert one.columns == two.channels or two.name == "fc6", (name, two.name)
+            assert one.levels_out == two.levels_in, (name, two.name)
+
+
+def test_drawn_densities_are_those_stated():
+    shape = LayerShape(name="x", channels=400, columns=200, height=12, width=10, kernel=3, padding=1, activation_density=0.26, weight_density=0.15)
+    network, tensor = shaped_layer(shape, seed=5)
+    weights = network.layers[0].weights != 0
+    spread = weights.mean(axis=0).std()
+    assert abs(weights.mean() - 0.15) < 0.01 and 0.02 < spread < 0.05       # beta with concentration 100: 0.0355
+    assert abs((tensor != 0).mean() - 0.26) < 0.03 and 0.1 < (tensor != 0).mean(axis=(0, 2, 3)).std() < 0.2     # 8: 0.146
+    share = np.bincount(tensor[tensor != 0], minlength=5)[1:] / np.count_nonzero(tensor)
+    assert np.allclose(share[1:] / share[:-1], 0.6, atol=0.05)
+    again = shaped_layer(shape, seed=5)
+    assert np.array_equal(again[1], tensor) and np.array_equal(again[0].layers[0].weights, network.layers[0].weights)
+
+
+def test_cut_layers_keep_whole_pooled_lines():
+    shape = LayerShape(name="x", channels=3, columns=4, height=32, width=32, kernel=3, padding=1, pool=2)
+    for rows in (1, 100, 500, 1023):
+        part, fraction = shape.cut(rows)
+        assert part.grid[0] % 2 == 0 and part.grid[1] == 32 and fraction == part.rows / shape.rows and (part.rows <= rows or part.grid[0] == 2)
+    assert shape.cut(1024) == (shape, 1.0)
+
+
+# --- whole networks ------------------------------------------------------------------------------------
+def test_hybrid_is_never_above_a_single_mode(result):
+    for seed in range(3):
+        other = _compare(subject_of(SMALL, seed=seed), TINY, seed=seed)
+        for name in ("ann_only", "snn_only"):
+            assert other["edp"]["hybrid"] <= other["edp"][name] * (1 + 1e-12)
+
+
+def test_cycles_are_those_of_bench():
+    sizes = {"rows": 24, "inputs": 96, "columns": 20, "activation_density": 0.3, "weight_density": 0.3, "seed": 2}
+    bench = {policy: measure_layer(TINY, policy=name, rtl=False, **sizes) for policy, name in
+             (("hybrid", "hybrid"), ("ann_only", "all_ann"), ("snn_only", "all_snn"))}
+    network, tensors = synthetic_layer(**sizes)
+    trace = evaluate(network, tensors, quantised=True)
+    subject = Subject(name="one", title="one", images=1, densities="-", source="-",
+                      parts=[Part(network=network, tensors=tensors, trace=trace, calibration=trace)])
+    mine = _compare(subject, TINY)
+    assert mine["hybrid_schedule"] == "hybrid"
+    for policy, one in bench.items():
+        assert mine["baselines"][policy]["cycles"] == one["model"]["cycles"]
+        assert np.isclose(mine["baselines"][policy]["energy_pj"], one["energy_pj"])
+    layer = mine["layers"][0]
+    assert layer["cycles"] == bench["hybrid"]["model"]["stalls"] and layer["matches"] == sum(bench["hybrid"]["model"]["matches"].values())
+    assert layer["joins"] == bench["hybrid"]["joins"]
+
+
+def test_trained_network_runs_as_one_program():
+    network = zoo.load("digits")
+    mine = _compare(subject_of(network, images=2), TINY)
+    job = flow.compile_network(network, TINY, policy="all_ann")
+    cycles = [flow.simulate_model(job, tensor).cycles for tensor in subject_of(network, images=2).parts[0].tensors]
+    assert mine["baselines"]["ann_only"]["cycles"] == np.mean(cycles)
+    assert mine["accuracy"]["integer"] == network.metadata["accuracy_integer"] and mine["densities"].startswith("trained")
+    assert [layer["layer"] for layer in mine["layers"]] == [layer.name for layer in network.layers]
+
+
+def test_sampled_rows_are_scaled_and_said():
+    shape = NetworkShape(name="s", title="s", host={}, source="", layers=(
+        LayerShape(name="a", channels=64, columns=32, height=16, width=16, kernel=3, padding=1),))
+    whole, part = (_compare(subject_of(shape, rows=rows), TINY) for rows in (None, 64))
+    assert (whole["sampled"], part["sampled"]) == (1.0, 0.25)
+    assert whole["layers"][0]["rows"] == part["layers"][0]["rows"] == 256
+    assert 0.8 < part["cycles_running"] / whole["cycles_running"] < 1.2 and 0.8 < part["energy_pj"] / whole["energy_pj"] < 1.2
+    assert part["baselines"]["dense"]["cycles"] == whole["baselines"]["dense"]["cycles"]
+
+
+def check(result):
+    """What every comparison keeps."""
+    edp, runs = result["edp"], result["baselines"]
+    assert set(edp) == set(result["edp_running"]) == {"hybrid", *BASELINES} and set(POLICIES) <= set(runs)
+    for name, one in runs.items():
+        assert one["edp"] is None and one["how"] or np.isclose(one["edp"], one["cycles"] * one["energy_pj"])
+        assert one["cycles"] is None or one["cycles_running"] <= one["cycles"]
+    assert np.isclose(result["cycles"], sum(result["stalls"].values())) and result["cycles"] == runs["hybrid"]["cycles"]
+    assert np.isclose(result["energy_pj"], sum(layer["energy_pj"] for layer in result["layers"]))
+    assert 0 < result["utilisation"] <= 1 and result["throughput_vs_random"] == runs["random"]["cycles"] / result["cycles"]
+    assert set(result["accuracy"]) == {"float", "qcfs", "integer"} and result["coefficients"] == "assumed-45nm"
+    for layer in result["layers"]:
+        assert np.isclose(sum(layer["cycles"].values()), layer["total"]) and 0 <= layer["on_snn"] <= layer["columns"]
+
+
+def test_result_is_consistent(result):
+    check(result)
+    assert result["layers"][1]["on_snn"] == 0       # 127 levels: the ANN core alone
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_command(capsys, tmp_path):
+    assert main(["compare", "digits", "peer_10", "--config", "tiny", "--rows", "8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["networks"]) == {"digits", "peer_10"} and found["configuration"] == "tiny"
+    for one in found["networks"].values():
+        check(one)
+    assert found["networks"]["peer_10"]["sampled"] < 1 and found["networks"]["peer_10"]["accuracy"]["integer"] is None
+    assert main(["compare", "peer_10", "--config", "tiny", "--rows", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "synthetic densities" in text and "cut to" in text and "hybrid" in text
+
+
+def test_wrong_calls_say_what_would_be_right(capsys):
+    for arguments, message in ((["nothing"], "neither a network of the zoo"), (["digits", "--coefficients", "x"], "no set of coefficients"),
+                               (["digits", "--images", "400"], "holds 360 test images")):
+        assert main(["compare", *arguments, "--config", "tiny"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_trace_events_open_in_perfetto(tmp_path):
+    assert main(["compare", "peer_2", "--config", "tiny", "--rows", "8", "--json", "--trace", str(tmp_path / "trace.json")]) == 0
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "thread_name"}
+    assert set(names.values()) == {"layers", "ANN 0", "ANN 1", "SNN 0", "SNN 1"}
+    slices = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+    layers = [e for e in slices if names[e["pid"], e["tid"]] == "layers"]
+    assert [e["name"] for e in layers] == ["fc1", "fc2"] and all(e["dur"] > 0 for e in slices)
+    assert np.isclose(layers[0]["ts"] + layers[0]["dur"], layers[1]["ts"])
+    for event in slices:
+        assert event["name"] in ("fc1", "fc2") and layers[0]["ts"] <= event["ts"] <= layers[1]["ts"] + layers[1]["dur"]
