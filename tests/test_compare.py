@@ -114,7 +114,7 @@ def test_cut_layers_keep_whole_pooled_lines():
 
 
 # --- whole networks ------------------------------------------------------------------------------------
-def test_hybrid_is_never_above_a_single_mode(result):
+def test_hybrid_is_never_above_a_single_mode():
     for seed in range(3):
         other = _compare(subject_of(SMALL, seed=seed), TINY, seed=seed)
         for name in ("ann_only", "snn_only"):
