@@ -12,6 +12,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "demo": "From a trained network to a verified accelerator, with a report.",
+    "import": "Import an ONNX, NIR or PyTorch network as an integer network.",
     "compile": "Compile a network to a program image.",
     "generate": "Write an accelerator's Verilog, register map and file list.",
     "simulate": "Run a network on the golden model or on the RTL.",

