@@ -23,7 +23,7 @@ CORNERS = {
         name="groups", chunk_bits=64, ann_pes=8, snn_pes=8, slots=2, columns_per_pe=4, row_buffers=2, value_lines=256, mask_pairs=128,
         laggy_adders=64, cache_banks=2, cache_ways=2, cache_sets=32, pending_lines=16, address_bits=20),
     "wide": ArchConfig(
-        name="wide", chunk_bits=256, ann_pes=2, snn_pes=2, slots=2, columns_per_pe=4, row_buffers=2, value_lines=256, mask_pairs=64,
+        name="wide", chunk_bits=256, ann_pes=2, snn_pes=2, slots=2, columns_per_pe=4, row_buffers=2, value_lines=256, mask_pairs=256,
         laggy_adders=64, cache_banks=2, cache_ways=2, cache_sets=16, pending_lines=16, address_bits=20),
 }
 
