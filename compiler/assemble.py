@@ -304,12 +304,22 @@ class Assembler:
             name = next(f"{name}_{i}" for i in range(2, 1 << 30) if f"{name}_{i}" not in taken)
         return name
 
-    def max_pool(self, x, name, kernel, stride, padding, *, plain, alone):
-        """``plain`` says that no option is set that the hardware lacks, ``alone`` that nothing else reads ``x``."""
+    def max_pool(self, x, name, kernel, stride, padding, *, plain, ceil, alone):
+        """``plain`` says that no option is set that the hardware lacks, ``ceil`` that incomplete windows count, ``alone`` that
+        nothing else reads ``x``.
+
+        Windows that do not overlap are fused into the layer before. 3×3 windows with stride 1 or 2 become layers, see
+        `overlapping`.
+        """
         kernel = pair(kernel)
+        if kernel == (3, 3) and plain and isinstance(x, Tensor):
+            found = self.overlapping(self.grid_tensor(x), name, pair(stride), pair(padding), ceil)
+            if found is not None:
+                return found
         if pair(stride) != kernel:
             self.refuse(f"windows must not overlap or leave gaps: stride {pair(stride)} for a {kernel} kernel")
-        if pair(padding) != (0, 0) or not plain:
+        uneven = any(size % k for size, k in zip(x.shape[1:], kernel))
+        if pair(padding) != (0, 0) or not plain or ceil and uneven:
             self.refuse("padding, dilation, ceil_mode and return_indices are not supported")
         if max(kernel) > MAX_KERNEL:
             self.refuse(f"a {kernel[0]}×{kernel[1]} window is larger than {MAX_KERNEL}×{MAX_KERNEL}")
@@ -324,6 +334,55 @@ class Assembler:
             self.layers[-1] = replace(last, pool_h=kernel[0], pool_w=kernel[1])
             return replace(x, shape=(x.shape[0], x.shape[1] // kernel[0], x.shape[2] // kernel[1]))
         return self.copy(x, self.unique(name), kernel)
+
+    def overlapping(self, x, name, stride, padding, ceil):
+        """3×3 max pool as layers: max(a, b) = a + clip(b − a, 0, L), exact in levels, where zero padding changes nothing.
+
+        Stride 1: the maximum of three, along rows and then along columns. Stride 2: the maximum of two along both, and a fused
+        2×2 pool. None where the grid does not allow it.
+        """
+        even = [size % 2 == 0 for size in x.shape[1:]]
+        if stride == (1, 1) and padding == (1, 1):
+            taps, pool = (-1, 0, 1), (1, 1)
+        elif stride == (2, 2) and padding == (1, 1) and all(even) and not ceil:
+            taps, pool = (-1, 0), (2, 2)
+        elif stride == (2, 2) and padding == (0, 0) and (all(even) if ceil else not any(even)):
+            taps, pool = (0, 1), (2, 2)
+        else:
+            return None
+        before = len(self.layers)
+        for across in (True, False):
+            best, have = x, taps[0]
+            for tap in taps[1:]:
+                more = self.taps(self.unique(f"{name}_more"), (x, tap, 1), (best, have, -1), across)
+                last = not across and tap == taps[-1]
+                best = self.taps(self.unique(name if last else f"{name}_max"), (best, have, 1), (more, 0, 1), across, pool if last else (1, 1))
+                have = 0
+            x = best
+        self.notes.append(f"{self.place}: windows overlap, so that it becomes {len(self.layers) - before} layers, exact in levels")
+        return x
+
+    def taps(self, name, first, second, across, pool=(1, 1)):
+        """Layer clip(± a ± b, 0, L) of two tensors, each ``(tensor, shift, sign)`` read ``shift`` positions further on."""
+        (a, at, plus), (b, to, minus) = first, second
+        n = a.shape[0]
+        eye = np.eye(n, dtype=np.int64)
+        weights = np.zeros((3, 3, n, n), np.int64)
+        place = lambda shift: (1, 1 + shift) if across else (1 + shift, 1)  # noqa: E731
+        weights[place(at)] += plus * eye
+        sources = [Source(tensor=a.name, kernel_h=3, kernel_w=3, padding=1)]
+        parts = [weights]
+        if a.name == b.name:
+            weights[place(to)] += minus * eye
+        elif to == 0:
+            sources.append(Source(tensor=b.name))
+            parts.append(minus * eye)
+        else:
+            raise AssertionError("only one of two tensors can be shifted")
+        if at == 0 and a.name != b.name:
+            sources[0], parts[0] = Source(tensor=a.name), plus * eye
+        return self.emit(name, replace(self.sum(a), pool=pool), sources, np.concatenate([p.reshape(-1, n) for p in parts]),
+                         np.zeros(n, int), np.ones(n, int), a.levels, a.step)
 
     def avg_pool(self, x, kernel, stride, padding, *, factor=None):
         """Average over windows, or the sum with ``factor`` 1."""
@@ -353,7 +412,7 @@ class Assembler:
             bias.append(fitted.bias)
             theta.append(fitted.theta)
             worst.append(fitted.worst)
-        name = self.unique(name or f"layer{len(self.layers)}")
+        name = self.unique(name)
         more = int(np.ceil(x.slack / step - 1e-9))
         self.report[name] = {"columns": x.shape[0], "equal_columns": 0 if more else int(sum(w == 0 for w in worst)),
                              "most_levels_apart": min(max(worst) + more, levels)}

@@ -343,7 +343,7 @@ class _Builder:
         if high < 1:
             self.refuse(f"all its values quantise to 0: the range of its operand ends at {x.ceiling:g}, its scale is {coding.scale:g}")
         levels, step = self.coarse(high, coding.scale)
-        return _Coded(self.assembler.close(x.label, replace(x, coding=None), step, levels, coding.rounding), coding)
+        return _Coded(self.assembler.close(x.label or self.node.name or self.node.output[0], replace(x, coding=None), step, levels, coding.rounding), coding)
 
     def uncoded(self, x, ceiling=np.inf):
         """A sum whose waiting quantiser is left out: it stays exact where the model rounds."""
@@ -499,10 +499,9 @@ class _Builder:
             self.refuse("its operand must be quantised and dequantised")
         kernel = self.attributes["kernel_shape"]
         stride, padding = self.geometry()
-        plain = not self.attributes.get("ceil_mode", 0) and len(self.node.output) == 1
         label = x.label if isinstance(x, Sum) else ""
-        pooled = self.assembler.max_pool(x, self.node.name or self.node.output[0], kernel, stride, padding, plain=plain,
-                                         alone=self.alone(self.node.input[0]))
+        pooled = self.assembler.max_pool(x, self.node.name or self.node.output[0], kernel, stride, padding, plain=len(self.node.output) == 1,
+                                         ceil=bool(self.attributes.get("ceil_mode", 0)), alone=self.alone(self.node.input[0]))
         return replace(pooled, label=label) if isinstance(pooled, Sum) else self.seen(pooled)
 
     def average_pool(self, x):

@@ -52,7 +52,7 @@ def import_torch(module, image_shape, *, name, pixel_scale=1.0, calibration=None
     result = builder.run()
     if isinstance(result, Sum):
         builder.assembler.close_logits(result, calibration)
-    return builder.assembler.network(name=name, metadata=metadata, examples=examples)
+    return builder.assembler.network(name=name, metadata=metadata, examples=examples, about={"format": "torch"})
 
 
 class Tracer(fx.Tracer):
@@ -216,9 +216,9 @@ class _Builder:
         return self.assembler.flatten(x, node.all_input_nodes[0].name)
 
     def max_pool(self, node, x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-        plain = dilation in (1, (1, 1), [1, 1]) and not ceil_mode and not return_indices
+        plain = dilation in (1, (1, 1), [1, 1]) and not return_indices
         return self.assembler.max_pool(x, node.name, kernel_size, kernel_size if stride in (None, []) else stride, padding,
-                                       plain=plain, alone=self.alone(node))
+                                       plain=plain, ceil=ceil_mode, alone=self.alone(node))
 
     def avg_pool(self, node, x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True,
                  divisor_override=None):
