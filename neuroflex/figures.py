@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from neuroflex.formats import Core, StallCause
 
-__all__ = ["columns_figure", "edp_figure", "stalls_figure", "timeline_figure", "utilisation_figure"]
+__all__ = ["blank_figure", "columns_figure", "edp_figure", "stalls_figure", "timeline_figure", "utilisation_figure"]
 
 # Okabe and Ito's colours, told apart by nearly everyone.
 CORE_COLOURS = {Core.ANN: "#0072B2", Core.SNN: "#D55E00"}
@@ -16,7 +16,8 @@ _CAUSE_NAMES = {StallCause.CONTROL: "control", StallCause.LOAD: "loading weights
 _LAYER_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#5B4B8A")
 
 
-def _figure(height, x, y):
+def blank_figure(height, x, y):
+    """An empty chart of the reports' looks, with the titles of its axes."""
     figure = go.Figure()
     figure.update_layout(
         height=height, margin={"l": 64, "r": 12, "t": 12, "b": 96}, template="plotly_white", font={"family": "system-ui, sans-serif", "size": 13},
@@ -34,7 +35,7 @@ def columns_figure(columns):
         ``delay`` and ``energy``, float64 (2, N), by core; ``core``, int (N,), the split; ``spiking``, bool (N,), whether the SNN core
         could take the column.
     """
-    figure = _figure(340, "cycles of the column", "pJ (coefficients assumed)")
+    figure = blank_figure(340, "cycles of the column", "pJ (coefficients assumed)")
     delay, energy, chosen, spiking = columns["delay"], columns["energy"], columns["core"], columns["spiking"]
     x, y = np.full((2, 3 * len(chosen)), np.nan)
     for i in np.flatnonzero(spiking):
@@ -56,7 +57,7 @@ def columns_figure(columns):
 
 def edp_figure(edp):
     """Bars of the energy-delay product by policy, with the ratio to the hybrid split."""
-    figure = _figure(320, "", "pJ × cycles (coefficients assumed)")
+    figure = blank_figure(320, "", "pJ × cycles (coefficients assumed)")
     names = list(edp)
     figure.add_bar(x=[name.replace("_", "-") for name in names], y=[edp[name] for name in names],
                    text=[f"{edp[name] / edp['hybrid']:.2f}×" for name in names], textposition="outside", cliponaxis=False,
@@ -77,7 +78,7 @@ def timeline_figure(timeline, layers):
     """
     pes = sorted(set(zip(timeline["core"].tolist(), timeline["pe"].tolist())), reverse=True)
     row = {pe: i for i, pe in enumerate(pes)}
-    figure = _figure(150 + 26 * len(pes), "cycle", "")
+    figure = blank_figure(150 + 26 * len(pes), "cycle", "")
     names = list(dict.fromkeys(layers))
     for number, name in enumerate(names):
         x, y = [], []
@@ -101,7 +102,7 @@ def _by_layer(layers, sums):
 def stalls_figure(layers, sums):
     """Cycles of each layer by cause, stacked; ``sums`` is ``Result.layers`` without the last descriptor, per image."""
     names, table = _by_layer(layers, sums)
-    figure = _figure(380, "", "cycles per image")
+    figure = blank_figure(380, "", "cycles per image")
     for cause in StallCause:
         figure.add_bar(x=names, y=table[:, cause].tolist(), name=_CAUSE_NAMES[cause], marker={"color": _CAUSE_COLOURS[cause]},
                        hovertemplate="%{x}: %{y:,.0f} cycles")
@@ -113,7 +114,7 @@ def utilisation_figure(layers, sums, config):
     """Matches per PE and cycle of each layer and core, over the cycles in which the layer ran."""
     names, table = _by_layer(layers, sums)
     run = table[:, [cause for cause in StallCause if cause not in (StallCause.CONTROL, StallCause.LOAD)]].sum(axis=1)
-    figure = _figure(320, "", "matches per PE and cycle")
+    figure = blank_figure(320, "", "matches per PE and cycle")
     for core, pes in ((Core.ANN, config.ann_pes), (Core.SNN, config.snn_pes)):
         figure.add_bar(x=names, y=(table[:, len(StallCause) + core] / (pes * np.maximum(run, 1))).tolist(), name=core.name,
                        marker={"color": CORE_COLOURS[core]}, hovertemplate="%{x}: %{y:.3f}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Report", "png", "write_report"]
+__all__ = ["Report", "page", "plot", "png", "write_report"]
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #5a6675; --line: #dde3ea; --good: #00694c; --bad: #b00020; }
@@ -115,16 +115,38 @@ def _samples(samples):
     return "".join(shown)
 
 
-def render(report):
-    """The HTML page."""
+def plot(figure):
+    """A Plotly figure as part of a `page`."""
     import plotly.io
+
+    return plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False},
+                             default_width="100%", default_height=f"{figure.layout.height}px")
+
+
+def page(title, introduction, sections, *, style="", script=""):
+    """An HTML page that needs no network: Plotly and all that is in it are in the file.
+
+    Parameters
+    ----------
+    title, introduction : str
+        Plain text.
+    sections : list of (heading, text, content)
+        HTML.
+    style, script : str
+        Added to the page's own.
+    """
     import plotly.offline
 
-    from neuroflex import figures
+    body = "".join(f"<section><h2>{heading}</h2><p>{text}</p>{content}</section>\n" for heading, text, content in sections)
+    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>NeuroFlex: {html.escape(title)}</title><style>{_STYLE}{style}</style>\n"
+            f'<script>{plotly.offline.get_plotlyjs()}</script></head>\n<body><main><h1>{html.escape(title)}</h1>'
+            f"<p>{html.escape(introduction)}</p>\n{body}</main>\n{_SETTLE}{script}</body></html>\n")
 
-    def plot(figure):
-        return plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False},
-                                 default_width="100%", default_height=f"{figure.layout.height}px")
+
+def render(report):
+    """The HTML page."""
+    from neuroflex import figures
 
     s = report.summary
     title = f"{s['network']} on {s['configuration']}"
@@ -147,11 +169,7 @@ def render(report):
         ("Where the cycles go", "Every cycle counts under one cause, as the broadcaster sees it; measured on RTL, mean over the images.",
          plot(figures.stalls_figure(report.layers, report.sums))),
     ]
-    body = "".join(f"<section><h2>{heading}</h2><p>{text}</p>{content}</section>\n" for heading, text, content in sections)
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>NeuroFlex: {html.escape(title)}</title><style>{_STYLE}</style>\n"
-            f'<script>{plotly.offline.get_plotlyjs()}</script></head>\n<body><main><h1>{html.escape(title)}</h1>'
-            f"<p>A hybrid ANN-SNN accelerator made by NeuroFlex, seed {s['seed']}.</p>\n{body}</main>\n{_SETTLE}</body></html>\n")
+    return page(title, f"A hybrid ANN-SNN accelerator made by NeuroFlex, seed {s['seed']}.", sections)
 
 
 def write_report(report, folder):

@@ -16,11 +16,12 @@ __all__ = ["command"]
 @click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network.")
 @click.option("--coefficients", default="assumed-45nm", show_default=True, help="Set of energy coefficients.")
 @click.option("--latency", type=click.IntRange(1), default=20, show_default=True, help="Cycles that memory takes to answer a read.")
+@click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures, one file that needs no network.")
 @click.option("--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Write when each PE issued matches, as trace events that Perfetto opens.")
 @seed_option
 @json_option
-def command(networks, config_name, rows, images, coefficients, latency, trace_file, seed, as_json):
+def command(networks, config_name, rows, images, coefficients, latency, report_file, trace_file, seed, as_json):
     """Compare whole networks with every baseline: cycles, energy, energy-delay product, utilisation.
 
     NETWORK is a shape with synthetic densities (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, peer_2, peer_10, peer_50, peer_100), a trained
@@ -45,11 +46,15 @@ def command(networks, config_name, rows, images, coefficients, latency, trace_fi
             subject = subject_of(which, seed=seed, rows=rows, images=images, track=track)
             comparison = compare_network(subject, config, seed=seed, coefficients=coefficients, latency=latency, track=track)
         found[name] = comparison.result
-        if trace_file:
+        if report_file or trace_file:
             from neuroflex.compare.timelines import timelines_of
 
             timelines[name] = timelines_of(subject, config, comparison)
     files = []
+    if report_file:
+        from neuroflex.compare.page import write_page
+
+        files.append(write_page(found, config, timelines, report_file))
     if trace_file:
         from neuroflex.compare.timelines import write_trace
 
@@ -65,14 +70,17 @@ def _number(value, pattern=".4g"):
 def _tables(result):
     """A table of the baselines and a line of the figures of one network."""
     hybrid = result["baselines"]["hybrid"]
-    rows = []
+    rows, notes = [], {}
     for name, one in result["baselines"].items():
-        ratio = None if one["edp"] is None else one["edp"] / hybrid["edp"]
-        running = None if one["edp"] is None else one["edp_running"] / hybrid["edp_running"]
-        rows.append((name, _number(one["pes"], "d"), _number(one["cycles"], ",.0f"), _number(one["cycles_running"], ",.0f"), _number(one["energy_pj"]),
-                     _number(one["edp"]), _number(ratio, ".3f"), _number(running, ".3f"), one["how"]))
+        if one["how"] != hybrid["how"]:
+            notes.setdefault(one["how"], []).append(name)
+        ratios = (None if one[key] is None else one[key] / hybrid[key] for key in ("edp", "edp_running"))
+        rows.append((name, _number(one["pes"], "d"), _number(one["cycles"], ",.0f"), _number(one["cycles_running"], ",.0f"),
+                     _number(one["energy_pj"], ".3g"), *(_number(ratio, ".3f") for ratio in ratios)))
     yield table(f"{result['title']} on {result['configuration']}: {result['densities']}",
-                ("baseline", "PEs", "cycles", "running", "energy, pJ", "EDP", "EDP / hybrid", "running", "how"), rows)
+                ("", "PEs", "cycles", "running", "energy, pJ", "EDP", "running"), rows)
+    yield "EDP: over hybrid's, with all cycles and with the running ones (loading left out). " + "".join(
+        f"{', '.join(names)}: {how}. " for how, names in notes.items())
     accuracy = result["accuracy"]
     known = ", ".join(f"{name} {100 * value:.2f} %" for name, value in accuracy.items() if value is not None)
     sampled = "" if result["sampled"] == 1 else f" Layers were cut to {100 * result['sampled']:.1f} % of their rows at least, and scaled."
