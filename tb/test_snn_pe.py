@@ -235,7 +235,7 @@ FAULTS = {
     "laggy table off by one": in_module("snn_pe_laggy", r"(bases\[)(.*?)(\] <=)", r"\1\2 + 1'h1\3"),
     "a correction is lost": in_module("snn_pe_corrections", r"  valid <= (\w+);", r"  valid <= \1 & ~valid;"),
     "a correction goes to the step before": in_module("snn_pe_spikes", r"o__payload <= (\w+);", r"o__payload <= \1 << 1;"),
-    "a row is drained a cycle early": in_module("snn_pe", r"drained <= \w+;", "drained <= {ended[5:4], ended[0] & ended[3]};"),
+    "a row is drained a cycle early": in_module("snn_pe", r"drained <= \w+;", "drained <= drain_0;"),
 }
 
 
