@@ -1,18 +1,16 @@
 """Processing element of the ANN core: join, multiply, accumulate, QCFS."""
 from amaranth import Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 
-from neuroflex.formats import LEVEL_BITS, LoadKind
-from neuroflex.hdl.join import JoinFrontEnd
-from neuroflex.hdl.pe import RowEnd, pe_ports
+from neuroflex.formats import LEVEL_BITS
+from neuroflex.hdl.pe import ProcessingElement
 from neuroflex.hdl.prefix import FastPrefix
 from neuroflex.hdl.qcfs import QCFS
 
 __all__ = ["AnnPe"]
 
 
-class AnnPe(wiring.Component):
+class AnnPe(ProcessingElement):
     """Multiplies matching INT8 weights and levels, one pair per cycle, and activates finished rows by QCFS.
 
     A match of cycle ``M`` is in its accumulator from ``M + 8`` on. A chunk retired in cycle ``R`` frees its slot in
@@ -31,39 +29,15 @@ class AnnPe(wiring.Component):
 
     DRAIN_DELAY = 6     # after retirement: the last product is written at the end of R + 6
 
-    def __init__(self, config):
-        self._config = config
-        super().__init__(pe_ports(config))
-
     def elaborate(self, platform):
         m = Module()
-        config = self._config
-        m.submodules.front_end = join = JoinFrontEnd(config)
-        m.submodules.row_end = row_end = RowEnd(config)
-        m.d.comb += [
-            *(getattr(join, name).eq(getattr(self, name)) for name in ("bus", "group", "load", "load_here", "clear")),
-            join.open.eq(join.arrived),
-            row_end.columns.eq(join.columns), row_end.clear.eq(self.clear), row_end.row_started.eq(join.row_started),
-            row_end.y_bank.eq(self.y_bank), row_end.y_index.eq(self.y_index),
-            self.y.eq(row_end.y), self.done.eq(row_end.done), self.row_free.eq(row_end.row_free),
-            self.slot_free.eq(join.slot_free), self.matching.eq(join.matching), self.enabled.eq(join.enabled),
-            self.columns.eq(join.columns),
-            self.busy.eq(join.busy | row_end.busy),
-        ]
-        self._retire(m, join, row_end)
+        join, row_end = self._frame(m)
+        # The last match may be that of R - 1, which reads its level in R + 2: a new chunk may be written from then on.
+        m.d.comb += join.open.eq(join.arrived)
+        m.d.sync += join.slot_release.eq(join.retired.valid)
+        self._drain(m, row_end, join.retired)
         self._accumulate(m, join, row_end)
         return m
-
-    def _retire(self, m, join, row_end):
-        """Slot and row follow a fixed number of cycles after the chunk's retirement."""
-        # The last match may be that of R - 1, which reads its level in R + 2: a new chunk may be written from then on.
-        m.d.sync += join.slot_release.eq(join.retired.valid)
-        stage = Cat(join.retired.valid & join.retired.last_chunk, join.retired.first_window, join.retired.last_window)
-        for cycle in range(self.DRAIN_DELAY):
-            delayed = Signal(3, name=f"drain_{cycle}")
-            m.d.sync += delayed.eq(stage)
-            stage = delayed
-        m.d.comb += row_end.drained.eq(stage)
 
     def _accumulate(self, m, join, row_end):
         """Level fetch beside the weight fetch, product, sum; then QCFS."""
@@ -98,28 +72,9 @@ class AnnPe(wiring.Component):
         ]
         m.d.sync += written.eq((written | (join.weighted.valid << address)) & ~(row_end.job_taken << job_address))
 
-        layout = data.StructLayout({"theta": 32, "bias": signed(32), "levels": 8})
-        m.submodules.parameters = parameters = Memory(shape=layout, depth=config.columns_per_pe, init=[])
-        load_write, parameter = parameters.write_port(), parameters.read_port(domain="comb")
-        m.d.comb += [
-            load_write.addr.eq(self.load.address), load_write.data.eq(self.load.data),
-            load_write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.PARAMETER)),
-            parameter.addr.eq(row_end.job_column),
-        ]
-
         m.submodules.qcfs = qcfs = QCFS(acc_bits=config.ann_acc_bits, theta_bits=config.theta_bits, bias_bits=32,
                                         level_bits=LEVEL_BITS, tag_bits=len(column))
-        job = qcfs.i.payload
-        fetched, fetched_parameter = Signal(), Signal(layout)
-        fetched_sum, fetched_column = Signal(signed(config.ann_acc_bits)), Signal.like(row_end.job_column)
-        m.d.comb += [
-            row_end.job_taken.eq(row_end.job_valid & (~fetched | qcfs.i.ready)), qcfs.i.valid.eq(fetched),
-            job.z.eq(fetched_sum), job.tag.eq(fetched_column), job.bias.eq(fetched_parameter.bias), job.theta.eq(fetched_parameter.theta), job.levels.eq(fetched_parameter.levels),
-            row_end.result.valid.eq(qcfs.o.valid), row_end.result.column.eq(qcfs.o.payload.tag),
-            row_end.result.y.eq(qcfs.o.payload.y),
-        ]
-        with m.If(qcfs.i.ready):
-            m.d.sync += fetched.eq(0)
+        fetched_sum = Signal(signed(config.ann_acc_bits))
+        m.d.comb += [qcfs.i.payload.levels.eq(self._activate(m, row_end, qcfs)), qcfs.i.payload.z.eq(fetched_sum)]
         with m.If(row_end.job_taken):
-            m.d.sync += [fetched.eq(1), fetched_column.eq(row_end.job_column), fetched_parameter.eq(parameter.data),
-                         fetched_sum.eq(Mux(written.bit_select(job_address, 1), done.data, 0))]
+            m.d.sync += fetched_sum.eq(Mux(written.bit_select(job_address, 1), done.data, 0))

@@ -1,13 +1,14 @@
-"""What the two kinds of processing element have in common: their ports, and the end of a row."""
-from amaranth import Cat, Module, Mux, Signal
+"""What the two kinds of processing element have in common: ports, frame, and the end of a row."""
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.formats import LEVEL_BITS
+from neuroflex.formats import LEVEL_BITS, LoadKind
+from neuroflex.hdl.join import JoinFrontEnd
 from neuroflex.layouts import broadcast_layout, load_layout, settings_layout
 
-__all__ = ["RowEnd", "pe_ports"]
+__all__ = ["ProcessingElement", "RowEnd", "pe_ports"]
 
 
 def pe_ports(config):
@@ -151,3 +152,70 @@ class RowEnd(wiring.Component):
         with m.If(self.clear):
             m.d.sync += [drain_bank.eq(0), result_bank.eq(0), output_bank.eq(0), self.job_bank.eq(0), self.done.eq(0)]
         return m
+
+
+class ProcessingElement(wiring.Component):
+    """Frame of a processing element: join front end and row end, to be completed by what sums and what activates.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    See :func:`pe_ports`.
+    """
+
+    DRAIN_DELAY = None      # from a chunk's end to the cycle in which the row it ends is drained
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__(pe_ports(config))
+
+    def _frame(self, m):
+        """Front end and row end, with the ports that lead straight to them."""
+        m.submodules.front_end = join = JoinFrontEnd(self._config)
+        m.submodules.row_end = row_end = RowEnd(self._config)
+        m.d.comb += [
+            *(getattr(join, name).eq(getattr(self, name)) for name in ("bus", "group", "load", "load_here", "clear")),
+            *(getattr(self, name).eq(getattr(join, name)) for name in ("slot_free", "matching", "enabled", "columns")),
+            *(getattr(row_end, name).eq(getattr(self, name)) for name in ("clear", "y_bank", "y_index")),
+            *(getattr(self, name).eq(getattr(row_end, name)) for name in ("y", "done", "row_free")),
+            row_end.columns.eq(join.columns), row_end.row_started.eq(join.row_started),
+            self.busy.eq(join.busy | row_end.busy),
+        ]
+        return join, row_end
+
+    def _drain(self, m, row_end, end):
+        """A row is drained ``DRAIN_DELAY`` cycles after the ``end`` of its last chunk: its sums are complete then."""
+        stage = Cat(end.valid & end.last_chunk, end.first_window, end.last_window)
+        for cycle in range(self.DRAIN_DELAY):
+            delayed = Signal(3, name=f"drain_{cycle}")
+            m.d.sync += delayed.eq(stage)
+            stage = delayed
+        m.d.comb += row_end.drained.eq(stage)
+
+    def _activate(self, m, row_end, unit):
+        """Columns of drained rows go through the neuron unit, one stage of registers in front of it.
+
+        Returns the levels of the column in that stage; its sums must be there in the cycle after ``job_taken``.
+        """
+        layout = data.StructLayout({"theta": 32, "bias": signed(32), "levels": 8})
+        m.submodules.parameters = parameters = Memory(shape=layout, depth=self._config.columns_per_pe, init=[])
+        write, read = parameters.write_port(), parameters.read_port(domain="comb")
+        m.d.comb += [
+            write.addr.eq(self.load.address), write.data.eq(self.load.data),
+            write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.PARAMETER)),
+            read.addr.eq(row_end.job_column),
+        ]
+        fetched, column, parameter = Signal(), Signal.like(row_end.job_column), Signal(layout)
+        m.d.comb += [
+            row_end.job_taken.eq(row_end.job_valid & (~fetched | unit.i.ready)), unit.i.valid.eq(fetched),
+            unit.i.payload.tag.eq(column), unit.i.payload.bias.eq(parameter.bias), unit.i.payload.theta.eq(parameter.theta),
+            row_end.result.valid.eq(unit.o.valid), row_end.result.column.eq(unit.o.payload.tag), row_end.result.y.eq(unit.o.payload.y),
+        ]
+        with m.If(unit.i.ready):
+            m.d.sync += fetched.eq(0)
+        with m.If(row_end.job_taken):
+            m.d.sync += [fetched.eq(1), column.eq(row_end.job_column), parameter.eq(read.data)]
+        return parameter.levels

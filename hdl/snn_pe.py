@@ -1,12 +1,9 @@
 """Processing element of the SNN core: join, speculate, correct, PASC-IF. No multiplier."""
-from amaranth import Cat, Const, Module, Signal, signed
-from amaranth.lib import data, memory, wiring
+from amaranth import Cat, Const, Module, Signal
 
-from neuroflex.formats import LoadKind
-from neuroflex.hdl.join import JoinFrontEnd
 from neuroflex.hdl.laggy import GroupPrefix, LaggyPrefix
 from neuroflex.hdl.pascif import PascIF
-from neuroflex.hdl.pe import RowEnd, pe_ports
+from neuroflex.hdl.pe import ProcessingElement
 from neuroflex.hdl.speculation import Speculation
 from neuroflex.hdl.spikegen import SpikeGenerator
 from neuroflex.hdl.sums import ColumnSums
@@ -14,7 +11,7 @@ from neuroflex.hdl.sums import ColumnSums
 __all__ = ["SnnPe"]
 
 
-class SnnPe(wiring.Component):
+class SnnPe(ProcessingElement):
     """Adds every matching weight to a pseudo accumulator as if the input fired in every step, and corrects that later.
 
     A match of cycle ``M`` enters the speculation FIFO in ``M + 3`` and its weight the pseudo accumulator in ``M + 6``. It leaves
@@ -40,24 +37,10 @@ class SnnPe(wiring.Component):
     PUSH_DELAY = 8      # from the laggy unit's acceptance of a chunk to its first match in the FIFO, at least
     DRAIN_DELAY = 3     # from the end of a chunk to `drained`: its last correction is in the sums when the job comes
 
-    def __init__(self, config):
-        self._config = config
-        super().__init__(pe_ports(config))
-
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.join = join = JoinFrontEnd(config)
-        m.submodules.row_end = row_end = RowEnd(config)
-        m.d.comb += [
-            *(getattr(join, name).eq(getattr(self, name)) for name in ("bus", "group", "load", "load_here", "clear")),
-            row_end.columns.eq(join.columns), row_end.clear.eq(self.clear), row_end.row_started.eq(join.row_started),
-            row_end.y_bank.eq(self.y_bank), row_end.y_index.eq(self.y_index),
-            self.y.eq(row_end.y), self.done.eq(row_end.done), self.row_free.eq(row_end.row_free),
-            self.slot_free.eq(join.slot_free), self.matching.eq(join.matching), self.enabled.eq(join.enabled),
-            self.columns.eq(join.columns),
-            self.busy.eq(join.busy | row_end.busy),
-        ]
+        join, row_end = self._frame(m)
         single = Signal()   # inputs have one level: nothing to correct
         m.d.comb += single.eq(Const(1) if config.snn_levels == 1 else self.levels_in <= 1)
 
@@ -115,13 +98,7 @@ class SnnPe(wiring.Component):
             stage = delayed
         m.d.comb += [speculation.chunk_end.eq(stage), join.slot_release.eq(speculation.ended.valid)]
 
-        ended = speculation.ended
-        stage = Cat(ended.valid & ended.last_chunk, ended.first_window, ended.last_window)
-        for index in range(self.DRAIN_DELAY):
-            delayed = Signal(3, name=f"drain_{index}")
-            m.d.sync += delayed.eq(stage)
-            stage = delayed
-        m.d.comb += row_end.drained.eq(stage)
+        self._drain(m, row_end, speculation.ended)
 
     def _correct(self, m, join, laggy, speculation, row_end):
         """Level to spike word; the weight goes to the corrections of the steps in which the input does not fire."""
@@ -149,42 +126,20 @@ class SnnPe(wiring.Component):
         return ColumnSums(depth=config.row_buffers * config.columns_per_pe, acc_bits=config.snn_acc_bits, sums=sums)
 
     def _neuron(self, m, join, row_end, corrections):
-        """Pseudo accumulator; then the columns of a finished row go through PASC-IF, one stage of registers in front of it."""
+        """Pseudo accumulator; then the columns of a finished row go through PASC-IF."""
         config = self._config
         m.submodules.pseudo = pseudo = self._sums(1)
         m.d.comb += [
             pseudo.add.valid.eq(join.weighted.valid), pseudo.add.weight.eq(join.weighted.weight), pseudo.add.select.eq(1),
             pseudo.add.address.eq(Cat(join.weighted.column, join.weighted.bank)),
         ]
-        layout = data.StructLayout({"theta": 32, "bias": signed(32), "levels": 8})
-        m.submodules.parameters = parameters = memory.Memory(shape=layout, depth=config.columns_per_pe, init=[])
-        load_write, parameter = parameters.write_port(), parameters.read_port(domain="comb")
-        m.d.comb += [
-            load_write.addr.eq(self.load.address), load_write.data.eq(self.load.data),
-            load_write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.PARAMETER)),
-            parameter.addr.eq(row_end.job_column),
-        ]
-
         m.submodules.pascif = pascif = PascIF(
             acc_bits=config.snn_acc_bits, theta_bits=config.theta_bits, bias_bits=32, max_levels=config.snn_levels,
             steps_per_cycle=config.neuron_steps, tag_bits=len(row_end.job_column))
         job = pascif.i.payload
-        fetched = Signal()
-        column = Signal.like(row_end.job_column)
-        fetched_parameter = Signal(layout)
-        sums = [pseudo] if corrections is None else [pseudo, corrections]
-        for each in sums:
-            m.d.comb += [each.take.valid.eq(row_end.job_taken), each.take.address.eq(Cat(row_end.job_column, row_end.job_bank))]
-        m.d.comb += [
-            row_end.job_taken.eq(row_end.job_valid & (~fetched | pascif.i.ready)),
-            pascif.i.valid.eq(fetched), job.pseudo.eq(pseudo.taken[0]), job.tag.eq(column), job.bias.eq(fetched_parameter.bias),
-            job.theta.eq(fetched_parameter.theta), job.t1.eq(self.levels_in), job.t2.eq(fetched_parameter.levels),
-            row_end.result.valid.eq(pascif.o.valid), row_end.result.column.eq(pascif.o.payload.tag),
-            row_end.result.y.eq(pascif.o.payload.y),
-        ]
+        for each in (pseudo, corrections):
+            if each is not None:
+                m.d.comb += [each.take.valid.eq(row_end.job_taken), each.take.address.eq(Cat(row_end.job_column, row_end.job_bank))]
+        m.d.comb += [job.t1.eq(self.levels_in), job.t2.eq(self._activate(m, row_end, pascif)), job.pseudo.eq(pseudo.taken[0])]
         if corrections is not None:
             m.d.comb += job.corrections.eq(corrections.taken)
-        with m.If(pascif.i.ready):
-            m.d.sync += fetched.eq(0)
-        with m.If(row_end.job_taken):
-            m.d.sync += [fetched.eq(1), column.eq(row_end.job_column), fetched_parameter.eq(parameter.data)]

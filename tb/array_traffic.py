@@ -1,0 +1,142 @@
+"""Layers for a PE array, or for a PE alone: stimuli as early as the rules allow or later, and what every output must be."""
+from collections import Counter
+
+import numpy as np
+
+from neuroflex.formats import Core
+from neuroflex.sim.numerics import qcfs
+from neuroflex.sim.pe_array import PeArray
+from neuroflex.tb.pe_traffic import Chunk, Slice, Timeline, random_levels, random_slice
+
+__all__ = ["Layers"]
+
+
+class Layers:
+    """Layers one after another on an array: what is sent, and what every output must be.
+
+    Values come from a plain matrix product and QCFS, which both cores must equal, so a wrong offset, bank or forwarding shows up in ``y``.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    core : Core
+    seed : int
+    layers : int
+    single : bool
+        Always as many groups as PEs, so that the first PE is a group of its own.
+    """
+
+    def __init__(self, config, core, seed, layers, *, single=False):
+        self.config, self.core, self.rng = config, Core(core), np.random.default_rng([seed, config.chunk_bits])
+        self.model = PeArray(config, core)
+        self.timeline, self.cover = Timeline(config), Counter()
+        self.cycle, self._single = 0, single
+        self.clears, self.settings = [], []       # settings: (cycle, groups_log2, levels_in)
+        rng, most, pes = self.rng, config.columns_per_pe, len(self.model.pes)
+        for index in range(layers):
+            columns = sorted((int(rng.choice([0, 1, 2, 3, most // 2 + 1, most - 1, most])) for _ in range(pes)), reverse=True)
+            columns[0] = columns[0] or 1
+            self._layer(rows=int(rng.integers(1, 14)), windows=int(rng.choice([1, 1, 2, 4])), chunks=int(rng.integers(1, 7)),
+                        density=rng.choice([0.03, 0.15, 0.5]), columns=columns, slow=index % 3 == 2)
+
+    def _layer(self, *, rows, windows, chunks, density, columns, slow):
+        """One layer: load, then ``rows`` pooled outputs of ``windows`` convolution rows of ``chunks`` chunks."""
+        config, rng, model = self.config, self.rng, self.model
+        groups_log2 = config.max_groups.bit_length() - 1 if self._single else int(rng.integers(config.max_groups.bit_length()))
+        top = int(rng.integers(1, config.snn_levels + 1)) if self.core == Core.SNN else int(rng.choice([1, 4, 127]))
+        groups = 1 << groups_log2
+        self.clears.append(self.cycle)
+        self.settings.append((self.cycle, groups_log2, top))
+        model.layer(self.cycle, groups_log2=groups_log2, levels_in=top)
+        cycle = self.cycle + 1
+        slices = []
+        for number in range(model.per_group):
+            count = columns[number]
+            slice_ = random_slice(rng, config, columns=max(count, 1), chunks=chunks, density=density, snn=self.core == Core.SNN)
+            if self.core == Core.SNN:
+                slice_.theta = np.where(rng.random(slice_.columns) < 0.5, rng.integers(20, 900, slice_.columns), slice_.theta)
+            if not count:
+                slices.append(Slice(np.zeros((chunks, 0, config.chunk_bits), np.int64), *np.zeros((3, 0), np.int64)))
+                continue
+            slices.append(slice_)
+            model.load(cycle, number, count, slice_.levels)
+            cycle = self.timeline.load(cycle, slice_, core=self.core, pe=number)
+            if rng.random() < 0.2:       # the other core's load is not for this one
+                cycle = self.timeline.load(cycle, slice_, core=Core.ANN if self.core == Core.SNN else Core.SNN, pe=number)
+        self.cover["several PEs loaded"] += sum(slice_.columns > 0 for slice_ in slices) > 1
+        self.cover["several groups"] += groups > 1
+        self.cover["a PE without columns"] += not all(slice_.columns for slice_ in slices)
+
+        slot_free, row_free, done = ([[] for _ in range(groups)] for _ in range(3))
+        sums = [None] * groups
+        order = [(block, window, chunk, group) for block in range(-(-rows // groups)) for window in range(windows)
+                 for chunk in range(chunks) for group in range(min(groups, rows - block * groups))]
+        for block, window, index, group in order:
+            chunk = Chunk(index, random_levels(rng, config, density, top), group, index == 0, index == chunks - 1,
+                          window == 0, window == windows - 1)
+            waits = {"slot": slot_free[group][-config.slots] if len(slot_free[group]) >= config.slots else 0, "row": 0, "output": 0}
+            if index == 0 and len(row_free[group]) >= config.row_buffers:
+                waits["row"] = row_free[group][-config.row_buffers]
+            if index == 0 and window == 0 and block >= config.row_buffers:
+                waits["output"] = max(done[g][block - config.row_buffers] for g in range(groups))
+            earliest = max(cycle, *waits.values())
+            for cause, until in waits.items():
+                self.cover[f"waits for {cause}"] += until == earliest > cycle
+            gaps = rng.integers(0, 4, 8) if slow else np.zeros(8, np.int64)
+            cycle = self.timeline.send(chunk, earliest + (int(rng.integers(40)) if slow and rng.random() < 0.2 else 0), gaps)
+            if index == 0:
+                sums[group] = [np.zeros(slice_.columns, np.int64) for slice_ in slices]
+            slot, row = self._chunk(chunk, slices, sums[group])
+            slot_free[group].append(slot)
+            if chunk.last_chunk:
+                row_free[group].append(row)
+                if chunk.last_window:
+                    done[group].append(row)
+        finished = [cycle, *(events[-1] for events in (*slot_free, *row_free, *done) if events)]
+        self.cycle = max(finished) + int(rng.integers(2, 12))
+
+    def _chunk(self, chunk, slices, sums):
+        """One chunk in all PEs of its group."""
+        cover = self.cover
+        for total, slice_ in zip(sums, slices):
+            total += slice_.weights[chunk.index] @ chunk.levels
+        levels = None
+        if chunk.last_chunk:
+            levels = [qcfs(z, slice_.bias, slice_.theta, slice_.levels) for z, slice_ in zip(sums, slices)]
+            for z, y, slice_ in zip(sums, levels, slices):
+                cover["silent column"] += int((y == 0).sum())
+                cover["clipped column"] += int((y == slice_.levels).sum())
+                cover["column between"] += int(((y > 0) & (y < slice_.levels)).sum())
+                cover["no product in a column"] += int((z == 0).sum())
+                cover["max of a window"] += 0 if chunk.first_window else len(y)
+        cover["joins"] += sum(slice_.columns for slice_ in slices)
+        cover["empty chunk"] += chunk.empty
+        cover["full chunk"] += bool(chunk.mask.all())
+        return self.model.chunk(
+            chunk.group, chunk.beats, [slice_.match_counts(chunk.index, chunk.mask) for slice_ in slices], empty=chunk.empty,
+            first_chunk=chunk.first_chunk, last_chunk=chunk.last_chunk, first_window=chunk.first_window, last_window=chunk.last_window,
+            levels=levels)
+
+    def arrays(self):
+        """Stimuli of an array, by port, and the model's outputs."""
+        config, rng, cycles = self.config, self.rng, self.cycle
+        clear, groups_log2, levels_in = np.zeros((3, cycles), np.int64)
+        clear[self.clears] = 1
+        for since, groups, levels in self.settings:
+            groups_log2[since:], levels_in[since:] = groups, levels
+        if self.core == Core.ANN:
+            levels_in = rng.integers(0, 16, cycles)      # not used
+        y_bank, y_index = rng.integers(0, config.row_buffers, cycles), rng.integers(0, config.columns_per_pe, cycles)
+        stimulus = {"bus": self.timeline.bus(cycles), "load": self.timeline.load_bus(cycles), "clear": clear,
+                    "groups_log2": groups_log2, "levels_in": levels_in, "y_bank": y_bank, "y_index": y_index}
+        return stimulus, self.model.outputs(cycles, y_bank, y_index)
+
+    def require(self, least):
+        """Fail when a coverage point was hit too seldom; those of several PEs count less, and not at all for a single one."""
+        points = ("waits for slot", "waits for row", "empty chunk", "full chunk", "silent column",
+                  "clipped column", "column between", "no product in a column", "max of a window")
+        array = () if self._single else ("several PEs loaded", "several groups", "a PE without columns", "waits for output")
+        few = {point: self.cover[point] for point in points if self.cover[point] < least}
+        few |= {point: self.cover[point] for point in array if self.cover[point] < 10}
+        assert not few, f"covered too seldom: {few}"
+        assert self.cover["joins"] >= 10_000

@@ -1,0 +1,58 @@
+"""PE arrays of both cores against their model: every output in every cycle.
+
+Plan: layers of random columns per PE (none, one, odd, the most) on two and four PEs in one to all groups; every PE has its own slice, beats of the
+other core's load pass by; chunks and rows back to back and with gaps, as soon as the slowest PE of a group allows, or later; groups at
+work on different rows; pooling windows; outputs read all the time at random addresses. Library and cocotb engines.
+Coverage: counted in :class:`~neuroflex.tb.array_traffic.Layers`, with thresholds. Faults: edits of the Verilog must be noticed.
+"""
+import pytest
+
+from neuroflex.config import PRESETS
+from neuroflex.formats import Core
+from neuroflex.hdl.pe_array import PeArray
+from neuroflex.tb.array_traffic import Layers
+from neuroflex.tb.bench import Bench, Mismatch
+from neuroflex.tb.bits import concat
+
+SMALL = PRESETS["tiny"].replace(name="array", columns_per_pe=8, ann_pes=2, snn_pes=2)
+FOUR = SMALL.replace(name="four", ann_pes=4, snn_pes=4)
+CORES = {"ann": Core.ANN, "snn": Core.SNN}
+
+
+def run(config, core, seed, layers, *, covers=True, engine="library", verilog_edit=None):
+    print("seed", seed)
+    traffic = Layers(config, CORES[core], seed, layers)
+    stimulus, outputs = traffic.arrays()
+    width = {"slot_free": 1, "row_free": 1, "enabled": 1, "columns": config.columns_per_pe.bit_length(),
+             "done": (2 * config.row_buffers - 1).bit_length(), "y": 7, "matching": 1}
+    expected = {name: concat(*((row, width[name]) for row in rows)) for name, rows in outputs.items() if name in width}
+    assert outputs["matching"].max() <= 1, "the model issues two matches in one cycle"
+    Bench(PeArray(config, CORES[core]), f"{core}_array", verilog_edit=verilog_edit).run(
+        stimulus, expected | {"idle": outputs["idle"]}, seed=seed, engine=engine)
+    if covers:
+        traffic.require(30)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_array(core):
+    run(SMALL, core, 1, 100)
+
+
+def test_array_under_cocotb():
+    run(SMALL, "ann", 2, 3, covers=False, engine="cocotb")
+
+
+@pytest.mark.parametrize("core, fault", [
+    ("ann", ("== number_1", "== number_0")),                                       # a PE takes its neighbour's slice
+    pytest.param("snn", (", busy };", ", 1'h0 };"), marks=pytest.mark.long)])     # idle while PE 0 works
+def test_fault_is_seen(core, fault):
+    with pytest.raises(Mismatch):
+        run(SMALL, core, 3, 6, covers=False, verilog_edit=lambda text: text.replace(*fault))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("config", [SMALL, FOUR], ids=lambda config: config.name)
+@pytest.mark.parametrize("seed", range(2))
+def test_array_seeds(core, config, seed):
+    run(config, core, 10 + seed, 200)
