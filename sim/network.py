@@ -8,6 +8,8 @@ import numpy as np
 
 from neuroflex.sim.numerics import pascif, qcfs
 
+_GATHER_BELOW = 24      # a product by gathering is faster when less than one entry in so many is nonzero
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerTrace:
@@ -112,13 +114,33 @@ def gather(tensor, window, repeat=1):
 def accumulate(rows, weights):
     """``rows @ weights`` exactly, int64.
 
-    Computed in float64 by the BLAS: every partial sum is an integer below 127·128·K, far below 2**53, so no rounding can
-    happen in any order of summation.
+    Computed in floating point by the BLAS: every partial sum is an integer of which the largest possible one is known, and
+    single precision is taken when it holds it, double precision otherwise, so no rounding can happen in any order of summation.
+    Columns with few nonzeros, such as identities, averages and depthwise kernels, are gathered instead.
     """
     if rows.shape[-1] * 127 * 128 >= 1 << 53:
         raise ValueError(f"K = {rows.shape[-1]} is too long for an exact float64 product")
-    flat = rows.reshape(-1, rows.shape[-1]).astype(np.float64) @ weights.astype(np.float64)
-    return flat.astype(np.int64).reshape(*rows.shape[:-1], weights.shape[1])
+    flat = rows.reshape(-1, rows.shape[-1])
+    counts = np.count_nonzero(weights, axis=0)
+    if counts.max(initial=0) * _GATHER_BELOW < rows.shape[-1]:
+        out = _gather_columns(flat, weights, counts)
+    else:
+        largest = int(flat.max(initial=0)) * int(np.abs(weights.astype(np.int64)).sum(axis=0).max(initial=0))
+        kind = np.float32 if largest < 1 << 24 else np.float64
+        out = (flat.astype(kind) @ weights.astype(kind)).astype(np.int64)
+    return out.reshape(*rows.shape[:-1], weights.shape[1])
+
+
+def _gather_columns(flat, weights, counts):
+    """Σ over the j-th nonzeros of all columns, one j after the other."""
+    columns, entries = np.nonzero(weights.T)
+    place = np.arange(len(columns)) - np.repeat(np.cumsum(counts) - counts, counts)
+    index, value = np.zeros((2, counts.max(initial=0), weights.shape[1]), np.int64)
+    index[place, columns], value[place, columns] = entries, weights[entries, columns]
+    out = np.zeros((len(flat), weights.shape[1]), np.int64)
+    for k, w in zip(index, value):
+        out += flat[:, k] * w
+    return out
 
 
 def pool(values, height, width):
@@ -173,13 +195,13 @@ def evaluate(network, images, *, snn_columns=None, quantised=False):
         snn = np.asarray(snn_columns.get(layer.name, np.zeros(layer.columns, bool)), dtype=bool)
         y = _activate(layer, z, rows, int(network.input_levels(layer).max()), snn)
         flat = rows.reshape(-1, rows.shape[-1])
-        held = (layer.weights != 0).astype(np.int64)
-        nonzeros = np.count_nonzero(flat, axis=0).astype(np.int64)
+        held = (layer.weights != 0).astype(np.float64)        # for the BLAS; sums of counts and levels are far below 2**53
+        nonzeros = np.count_nonzero(flat, axis=0)
         trace.layers[layer.name] = LayerTrace(
             output=pool(y, layer.pool_h, layer.pool_w).transpose(0, 3, 1, 2).astype(np.uint8),
             rows=rows.shape[1] * rows.shape[2],
-            matches=nonzeros @ held,
-            level_sum=flat.sum(axis=0, dtype=np.int64) @ held,
+            matches=(nonzeros.astype(np.float64) @ held).astype(np.int64),
+            level_sum=(flat.sum(axis=0, dtype=np.float64) @ held).astype(np.int64),
             density=float(nonzeros.sum() / flat.size),
             weight_density=float(held.mean()))
     return trace

@@ -111,6 +111,24 @@ def test_pool_drops_incomplete_windows():
     assert pool(values, 1, 1) is values
 
 
+@pytest.mark.parametrize("nonzeros", [0, 1, 2, 30, 240])
+@pytest.mark.parametrize("levels", [1, 127])
+def test_accumulate_is_exact_for_any_sparsity(nonzeros, levels):
+    rng = np.random.default_rng(nonzeros)
+    rows = rng.integers(0, levels + 1, (3, 2, 240)).astype(np.uint8)
+    weights = np.zeros((240, 17), np.int8)
+    for column in range(17):
+        weights[rng.permutation(240)[:max(nonzeros - column % 2, 0)], column] = rng.choice([-128, 127, 1, -3])
+    assert np.array_equal(accumulate(rows, weights), rows.astype(object) @ weights.astype(object))
+
+
+def test_accumulate_at_the_end_of_single_precision():
+    for k in (1032, 1033, 1034):      # 127 · 128 · 1032 < 2**24 < 127 · 128 · 1033
+        rows, weights = np.full((1, k), 127, np.uint8), np.full((k, 2), -128, np.int8)
+        weights[0, 0] = -127
+        assert accumulate(rows, weights).tolist() == [[-127 * 128 * k + 127, -127 * 128 * k]]
+
+
 def test_accumulate_refuses_what_float64_could_round():
     with pytest.raises(ValueError, match="too long for an exact float64 product"):
         accumulate(np.broadcast_to(np.uint8(1), (1, 1 << 40)), np.zeros((1, 1)))
