@@ -126,7 +126,7 @@ def _load(graph):
     if not Path(graph).is_file():
         raise FileNotFoundError(f"{graph}: no such file")
     try:
-        return nir.read(str(graph))
+        return nir.read(str(graph), type_check=False)     # shapes are checked here, where grouped convolutions are known
     except Exception as error:     # h5py and nir raise what the bytes happen to make of them
         raise ImportRefused(f"{graph}: not a NIR file, or cut short: {type(error).__name__}: {error}") from error
 

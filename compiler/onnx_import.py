@@ -465,7 +465,7 @@ class _Builder:
 
     def div(self, a, b):
         if isinstance(b, np.ndarray) and not (b == 0).any():
-            return self.mul(a, 1 / b.astype(np.float64))
+            return self.mul(a, np.asarray(1 / b.astype(np.float64)))
         self.refuse("it must divide by a constant other than 0")
 
     def batch_norm(self, x, gain, shift, mean, variance):

@@ -9,10 +9,9 @@ nir = pytest.importorskip("nir", reason="the importer's tests need the `nir` ext
 from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.neural_network import MLPClassifier  # noqa: E402
 
-from neuroflex.compiler.network import NetworkError  # noqa: E402
+from neuroflex.compiler.network import NetworkError, Window  # noqa: E402
 from neuroflex.compiler.nir_import import Reading, import_nir  # noqa: E402
 from neuroflex.sim.network import evaluate, gather  # noqa: E402
-from neuroflex.compiler.network import Window  # noqa: E402
 
 ONCE = {"steps": 1, "dt": 1.0, "reset": "subtract", "comparison": ">=", "initial": 0.5, "neuron": "if"}
 
@@ -104,7 +103,7 @@ def test_neurons_that_a_constant_current_drives(steps, reset, initial, compariso
 
 
 @pytest.mark.parametrize("comparison", [">=", ">"])
-def test_deep_networks_of_one_step(comparison):
+def test_deep_networks_of_one_step(comparison, tmp_path):
     rng = np.random.default_rng(5)
     conv = {"stride": 1, "padding": 1, "dilation": 1}
     nodes = [nir.Conv2d(input_shape=(8, 8), weight=whole(rng, 6, 2, 3, 3), bias=whole(rng, 6), groups=1, **conv), neuron(rng, (6, 8, 8), theta=4.0),
@@ -115,7 +114,8 @@ def test_deep_networks_of_one_step(comparison):
              nir.Affine(weight=whole(rng, 9, 192), bias=whole(rng, 9)), neuron(rng, (9,))]
     reading = read(comparison=comparison)
     graph = nir.NIRGraph.from_list(nir.Input(np.array([2, 8, 8])), *nodes, nir.Output(np.array([9])), type_check=False)
-    network = import_nir(graph, name="deep", reading=reading, input_levels=4, full_scale=1.0, pixel_scale=0.25)
+    nir.write(str(tmp_path / "deep.nir"), graph)
+    network = import_nir(tmp_path / "deep.nir", name="deep", reading=reading, input_levels=4, full_scale=1.0, pixel_scale=0.25)
     images = pictures(rng, (2, 8, 8), 4)
     want = simulate(nodes, images / 4, reading)
     assert 0.2 < want.mean() < 0.8 and np.array_equal(evaluate(network, images).output[..., 0, 0], want)

@@ -425,3 +425,65 @@ def test_wrong_image_shapes(shape, message):
 def test_levels_out_of_range():
     with pytest.raises(NetworkError, match="levels must be an integer in 1 … 127, not 128"):
         import_onnx(small(), name="levels", levels=128)
+
+
+# -- more forms of the same ------------------------------------------------------------------------------------------------
+
+def test_perceptrons_on_flat_vectors():
+    g = Graph(11)
+    s, z = g.constant("s", np.float32(1 / 16)), g.constant("z", np.int8(0))
+    x = g.node("DequantizeLinear", "d", g.node("QuantizeLinear", "q", "x", s, z), s, z)
+    w = g.node("DequantizeLinear", "wd", g.constant("w", g.rng.integers(-40, 41, (64, 12)).astype(np.int8)), g.constant("ws", np.float32(0.05)))
+    x = g.node("Clip", "relu6", g.node("Add", "shift", g.constant("b", g.rng.normal(size=12).astype(np.float32)), g.node("MatMul", "fc", x, w)),
+               g.constant("low", np.float32(0)), g.constant("high", np.float32(6)))
+    t = g.constant("t", np.float32(0.1))
+    x = g.node("DequantizeLinear", "yd", g.node("QuantizeLinear", "y", x, t, z), t, z)
+    model = g.model(x, ["N", 12])
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64]))
+    network = import_onnx(model, name="flat", pixel_scale=1 / FULL, image_shape=(1, 8, 8))
+    assert network.input.pack is not None and network.layers[0].levels.max() == 60       # 6 / 0.1, below the quantiser's 127
+    images = digits()[0][:300]
+    want = np.rint(session(model).run(None, {"x": scaled(images).reshape(-1, 64)})[0] / 0.1)
+    got = evaluate(network, images).output[..., 0, 0]
+    assert np.abs(got - want).max() <= network.metadata["import"]["layers"]["fc"]["most_levels_apart"] <= 1 and want.max() == 60
+    with pytest.raises(NetworkError, match=r"input 'x': the model takes \(B, 64\), which images of shape \(1, 4, 4\) do not fit"):
+        import_onnx(model, name="flat", image_shape=(1, 4, 4))
+    vector = import_onnx(model, name="flat", pixel_scale=1 / FULL)
+    assert vector.input.image_shape == (64, 1, 1)
+    assert np.array_equal(evaluate(vector, images.reshape(-1, 64, 1, 1)).output, evaluate(network, images).output)
+
+
+def test_overlapping_pools_and_pixels_scaled_in_the_model():
+    g = Graph(12)
+    s, z = g.constant("s", np.float32(1 / 15)), g.constant("z", np.uint8(0))
+    x = g.node("Div", "scale", "x", g.constant("full", np.float32(16)))
+    x = g.node("DequantizeLinear", "d", g.node("QuantizeLinear", "q", x, s, z), s, z)
+    x = g.node("MaxPool", "pool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    x = g.node("MaxPool", "again", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    with pytest.raises(NetworkError, match="node 'q' .*255 levels"):
+        import_onnx(g.model(x, ["N", 1, 4, 4]), name="pools")
+    g.constants[1].CopyFrom(numpy_helper.from_array(np.int8(0), "z"))
+    model = g.model(x, ["N", 1, 4, 4])
+    network = import_onnx(model, name="pools")
+    images = digits()[0][:100]
+    want = session(model).run(None, {"x": images.astype(np.float32)})[0] * 15
+    assert np.array_equal(evaluate(network, images).output, np.rint(want))
+    assert any("node 'pool' (MaxPool): windows overlap, so that it becomes 8 layers" in note for note in network.metadata["import"]["notes"])
+
+
+def test_bytes_that_the_model_takes_as_codes():
+    g = Graph(13)
+    s, z = g.constant("s", np.float32(1 / 16)), g.constant("z", np.int8(0))
+    x = g.node("DequantizeLinear", "d", "x", s, z)
+    w = g.node("DequantizeLinear", "wd", g.constant("w", g.rng.integers(-40, 41, (3, 1, 3, 3)).astype(np.int8)), g.constant("ws", np.float32(1 / 64)))
+    t = g.constant("t", np.float32(75 / 1024))
+    x = g.node("Relu", "relu", g.node("Conv", "conv", x, w, kernel_shape=[3, 3]))
+    x = g.node("DequantizeLinear", "yd", g.node("QuantizeLinear", "y", x, t, z), t, z)
+    model = g.model(x, ["N", 3, 6, 6])
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.INT8, ["N", 1, 8, 8]))
+    network = import_onnx(model, name="codes", pixel_scale=1 / 16)
+    images = digits()[0][:100]
+    want = np.rint(session(model).run(None, {"x": images.astype(np.int8)})[0] / np.float32(75 / 1024))
+    assert network.input.levels == 127 and np.array_equal(evaluate(network, images).output, want)
