@@ -9,7 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.axi import AXI_LITE_ADDRESS_BITS
 
-__all__ = ["axi_burst_layout", "axi_lite_signature", "axi_read_signature", "axi_write_signature", "shell_request"]
+__all__ = ["INCR", "MODIFIABLE_BUFFERABLE", "axi_burst_layout", "axi_lite_signature", "axi_read_signature", "axi_write_signature", "shell_request"]
+
+INCR = 1                    # AxBURST: addresses count up
+MODIFIABLE_BUFFERABLE = 3   # AxCACHE of ordinary memory
 
 
 def axi_lite_signature():

@@ -53,7 +53,7 @@ class Take:
         return int(not self.pause and self.rng.random() < self.chance)
 
 
-def closed_loop(bench, model, environment, cycles, payloads):
+def closed_loop(bench, model, environment, cycles, payloads, pack=None):
     """Run model and environment against each other; both show what depends on their state only, then step.
 
     Parameters
@@ -68,16 +68,20 @@ def closed_loop(bench, model, environment, cycles, payloads):
     payloads : dict of str to str
         Output → the valid that says when it counts.
 
+    pack : dict of str to callable, optional
+        Input that the model takes as an object → its integer.
+
     Returns
     -------
     stimulus, expected, where
         As :meth:`neuroflex.tb.bench.Bench.run` takes them.
     """
+    pack = pack or {}
     stimulus, expected = {name: [] for name in bench.inputs}, {name: [] for name in bench.outputs}
     for _ in range(cycles):
         out, inputs = model.outputs(), environment.drive()
         for name, values in stimulus.items():
-            values.append(inputs[name])
+            values.append(pack[name](inputs[name]) if name in pack else inputs[name])
         for name, values in expected.items():
             values.append(out[name])
         environment.step(out, inputs)
