@@ -4,18 +4,19 @@ from enum import StrEnum
 
 from neuroflex.formats import StallCause
 
-__all__ = ["COUNTERS", "IDENTITY", "REGISTERS", "Access", "Counter", "Register", "RegisterField", "VERSION",
-           "config_words", "register", "to_c_header", "to_json", "to_markdown"]
+__all__ = ["COUNTERS", "IDENTITY", "REGISTERS", "SHELL_REGISTERS", "Access", "Counter", "Register", "RegisterField", "VERSION",
+           "config_words", "register", "shell_words", "to_c_header", "to_json", "to_markdown"]
 
 IDENTITY = 0x4E464C58   # "NFLX"
 VERSION = 0x00010000
 
 
 class Access(StrEnum):
-    """Who may do what: RO read only, RW read and write, W1P write one for a pulse (reads 0), W1C write one to clear."""
+    """Who may do what: RO read only, RW read and write, WO write only (reads 0), W1P write one for a pulse (reads 0), W1C write one to clear."""
 
     RO = "ro"
     RW = "rw"
+    WO = "wo"
     W1P = "w1p"
     W1C = "w1c"
 
@@ -93,13 +94,48 @@ REGISTERS = (
         _whole(f"{counter.name}_high", _COUNTER_BASE + 8 * index + 4, Access.RO, f"{counter.doc}, bits 47:32"))),
 )
 
+# Registers of the AXI shell, in the same page as the accelerator's: docs/axi.md. Pages of memory have 4096 bytes.
+SHELL_REGISTERS = (
+    Register("shell", 0x100, "what was built", (
+        RegisterField("data_bytes", 0, 8, Access.RO, "bytes of a beat of the memory bus"),
+        RegisterField("burst_beats_log2", 8, 8, Access.RO, "log2 of the most beats of a burst"),
+        RegisterField("address_bits", 16, 8, Access.RO, "bits of a byte address"),
+        RegisterField("jobs", 24, 8, Access.RO, "jobs that the queue holds besides the one that runs"),
+    )),
+    _whole("program_page", 0x104, Access.RW, "page of line 0, for lines below tensor_line"),
+    _whole("tensor_page", 0x108, Access.RW, "page of line 0, for lines from tensor_line on, of jobs that are started directly"),
+    _whole("tensor_line", 0x10C, Access.RW, "line address from which the tensors' page counts", 0xFFFFFFFF),
+    Register("queue_control", 0x110, "the queue of jobs", (
+        RegisterField("flush", 0, 1, Access.W1P, "forget waiting jobs and results, abandon the queued job that runs"),
+        RegisterField("interrupt_enable", 8, 1, Access.RW, "raise the interrupt while a result waits"),
+    )),
+    Register("queue_status", 0x114, "the queue of jobs", (
+        RegisterField("waiting", 0, 8, Access.RO, "jobs that have not begun"),
+        RegisterField("running", 8, 1, Access.RO, "a queued job is in work, or being abandoned"),
+        RegisterField("results", 16, 8, Access.RO, "results that have not been taken"),
+    )),
+    _whole("queue_program", 0x118, Access.RW, "line address of the first descriptor, for jobs pushed from now on"),
+    _whole("queue_push", 0x11C, Access.WO, "queue a job whose tensors' page is this; refused with an error when the queue is full"),
+    Register("queue_result", 0x120, "the oldest result", (
+        RegisterField("valid", 0, 1, Access.W1C, "there is one; write 1 to take it"),
+        RegisterField("code", 8, 8, Access.RO, "Status of the job"),
+        RegisterField("layer", 16, 16, Access.RO, "number of the descriptor at which the job ended"),
+    )),
+    _whole("queue_result_cycles", 0x124, Access.RO, "cycles of that job, bits 31:0"),
+)
+
 
 def register(name):
-    """A register by name; KeyError names the known ones."""
-    for candidate in REGISTERS:
+    """A register by name, the shell's too; KeyError names the known ones."""
+    for candidate in REGISTERS + SHELL_REGISTERS:
         if candidate.name == name:
             return candidate
-    raise KeyError(f"no register {name!r}; there are {', '.join(r.name for r in REGISTERS)}")
+    raise KeyError(f"no register {name!r}; there are {', '.join(r.name for r in REGISTERS + SHELL_REGISTERS)}")
+
+
+def shell_words(axi):
+    """Values of the registers that describe the AXI shell, by register name."""
+    return {"shell": axi.beat_bytes | (axi.burst_beats.bit_length() - 1) << 8 | axi.address_bits << 16 | axi.jobs << 24}
 
 
 def config_words(config):
@@ -108,18 +144,18 @@ def config_words(config):
             for reg in REGISTERS if reg.name.startswith("config")}
 
 
-def to_json():
+def to_json(registers=REGISTERS):
     """The map as plain data, for ``json.dump``."""
     return [{"name": r.name, "offset": r.offset, "doc": r.doc,
              "fields": [{"name": f.name, "lsb": f.lsb, "bits": f.bits, "access": f.access.value, "reset": f.reset,
-                         "doc": f.doc} for f in r.fields]} for r in REGISTERS]
+                         "doc": f.doc} for f in r.fields]} for r in registers]
 
 
-def to_c_header():
+def to_c_header(registers=REGISTERS):
     """The map as a C header: offsets, and shift and mask of each field."""
     lines = ["/* Register map of the NeuroFlex accelerator; generated, do not edit. */", "#ifndef NEUROFLEX_REGISTERS_H",
              "#define NEUROFLEX_REGISTERS_H", ""]
-    for r in REGISTERS:
+    for r in registers:
         base = f"NEUROFLEX_{r.name.upper()}"
         lines += [f"/* {r.doc} */", f"#define {base} 0x{r.offset:02X}u"]
         for f in r.fields:
@@ -131,11 +167,11 @@ def to_c_header():
     return "\n".join(lines + ["", "#endif", ""])
 
 
-def to_markdown():
+def to_markdown(registers=REGISTERS):
     """The map as Markdown tables."""
     lines = ["# Registers", "", "All are 32 bits wide; offsets are bytes. Generated from `neuroflex/registers.py`.", "",
              "| offset | register | bits | field | access | reset | meaning |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    for r in REGISTERS:
+    for r in registers:
         for f in r.fields:
             lines.append(f"| 0x{r.offset:02X} | {r.name} | {f.lsb + f.bits - 1}:{f.lsb} | {f.name} | {f.access.value} | "
                          f"0x{f.reset:X} | {f.doc} |")
