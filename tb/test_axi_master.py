@@ -22,7 +22,8 @@ from neuroflex.tb.coverage import Coverage
 
 POINTS = ("read", "write", "read error", "write error", "read waits for write", "write waits for read", "many bursts", "four reads under way", "line held",
           "tensors", "program")
-CASES = [("tiny", {}), ("small", {}), ("paper", {"data_bits": 128, "reads": 4, "writes": 16})]
+CASES = [("small", {})]
+MORE = [("tiny", {}), ("paper", {"data_bits": 128, "reads": 4, "writes": 16})]
 PAYLOADS = {"memory__read_data__payload": "memory__read_data__valid", "memory__write_done__payload": "memory__write_done__valid",
             "read__araddr": "read__arvalid", "read__arlen": "read__arvalid", "write__awaddr": "write__awvalid", "write__awlen": "write__awvalid",
             "write__wdata": "write__wvalid", "write__wstrb": "write__wvalid", "write__wlast": "write__wvalid"}
@@ -104,8 +105,10 @@ def run(bench, config, axi, seed, cycles, engine="library", refuse=0.02):
     return coverage, environment
 
 
-@pytest.mark.parametrize("cycles", [15_000, pytest.param(250_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("preset,settings", CASES)
+LONG = [pytest.param(*case, 250_000, marks=pytest.mark.long) for case in CASES + MORE]
+
+
+@pytest.mark.parametrize("preset,settings,cycles", [(*case, 15_000) for case in CASES] + LONG)
 def test_axi_master(preset, settings, cycles):
     config, axi = PRESETS[preset], AxiConfig(**settings)
     coverage, environment = run(Bench(AxiMaster(config=config, axi=axi), name="axi_master"), config, axi, 81, cycles)
