@@ -33,7 +33,7 @@ struct System {
     uint64_t base, size, random;
     int64_t beat_bytes, latency, stall;      // stall: chance in 256 that a channel waits in a cycle
     int64_t fail_read, fail_write;           // number of the burst that is refused; -1 for none
-    int64_t n_reads = 0, n_writes = 0, bad = -1, most_reads = 0, beats_read = 0, beats_written = 0;
+    int64_t n_reads = 0, n_writes = 0, bad = -1, most_reads = 0;
     std::deque<Burst> reads, writes, answers;
     std::deque<std::vector<uint64_t>> beats;     // data words, strobe, last
     bool irq = false, shown_read = false, shown_answer = false;
@@ -89,7 +89,6 @@ struct System {
         irq = o(IRQ);
         if (shown_read && o(RREADY)) {
             shown_read = false;
-            beats_read++;
             reads.front().address += beat_bytes;
             if (--reads.front().beats == 0) reads.pop_front();
         }
@@ -108,7 +107,6 @@ struct System {
             for (int64_t b = 0; b < beat_bytes; b += 8) beat.push_back(get(trace.data(), Field{out[WDATA].start + 8 * b, 64}));
             beat.push_back(o(WSTRB));
             beats.push_back(beat);
-            beats_written++;
         }
         if (!writes.empty() && int64_t(beats.size()) >= writes.front().beats) {
             auto& burst = writes.front();
@@ -149,10 +147,10 @@ void system_fail(void* p, int64_t read, int64_t write) {
     s->fail_read = read < 0 ? -1 : s->n_reads + read;
     s->fail_write = write < 0 ? -1 : s->n_writes + write;
 }
-// cycle, interrupt, address outside of memory or -1, most reads under way, beats read, beats written
+// cycle, interrupt, address outside of memory or -1, most reads under way, bursts read, bursts written
 void system_state(void* p, int64_t* state) {
     auto* s = static_cast<System*>(p);
-    const int64_t values[] = {s->simulation->cycle, s->irq, s->bad, s->most_reads, s->beats_read, s->beats_written};
+    const int64_t values[] = {s->simulation->cycle, s->irq, s->bad, s->most_reads, s->n_reads, s->n_writes};
     memcpy(state, values, sizeof values);
 }
 // A register access: returns 0, or -1 when it was not answered within `most` cycles.

@@ -4,6 +4,7 @@ The Verilated :class:`~neuroflex.hdl.shell.AxiShell` runs as a library with the 
 of it is what it would see on a board.
 """
 import ctypes
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,12 @@ class BusError(RuntimeError):
 
 class SystemFault(RuntimeError):
     """The RTL did what nothing should make it do: left memory, did not answer, failed an assertion."""
+
+
+@functools.cache
+def _bench(config, axi, verilog_edit):
+    """Making the Verilog takes longer than a run."""
+    return Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit)
 
 
 class AxiSystem:
@@ -61,7 +68,7 @@ class AxiSystem:
             raise ValueError(f"memory must be whole pages of {PAGE_BYTES} bytes within {axi.address_bits} address bits")
         self.config, self.axi, self.base = config, axi, base
         self.memory = np.zeros(memory_bytes, np.uint8)
-        self.bench = Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit)
+        self.bench = _bench(config, axi, verilog_edit)
         stim, trace = self.bench._stim, self.bench._trace
         inputs = np.array([stim.places[f"m_axi_{n}"][:2] for n in _MASTER_IN] + [stim.places[f"s_axi_{n}"][:2] for n in _SLAVE_IN], np.int64)
         outputs = np.array([trace.places[f"m_axi_{n}"][:2] for n in _MASTER_OUT] + [trace.places[f"s_axi_{n}"][:2] for n in _SLAVE_OUT]
@@ -101,11 +108,11 @@ class AxiSystem:
 
     @property
     def traffic(self):
-        """Most read bursts under way at a time, beats read, beats written."""
+        """Most read bursts under way at a time, bursts read, bursts written."""
         return tuple(int(v) for v in self._state()[3:])
 
     def refuse(self, *, read=-1, write=-1):
-        """Let memory answer one burst with SLVERR: the so-manieth read, write from now on (0 is the next); -1 for none."""
+        """Let memory answer one burst with SLVERR: the read, the write with this number from now on, 0 is the next; -1 for none."""
         self._library.system_fail(self._system, ctypes.c_int64(read), ctypes.c_int64(write))
 
     def close(self):

@@ -112,9 +112,9 @@ _COMPILE = ("-O1", "-std=gnu++17", "-fPIC", "-w", "-pthread",
 # in one process apart.
 _LIBRARY = ("-DVL_USER_STOP", "-DVL_USER_FATAL", "-fvisibility=hidden", "-fno-gnu-unique")
 _VERILATE = ("--cc", "-O3", "--no-timing", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--top-module", TOP)
-# Only the ports that the cocotb test uses are visible to it: all signals cost a factor of 4.
-_PUBLIC = "`verilator_config\n" + "".join(f'public_flat_rw -module "{TOP}" -var "{port}"\n'
-                                         for port in ("clk", "rst", "stim_vector", "trace_vector"))
+def _public(ports):
+    """Verilator's file that shows these ports of the top to cocotb, and nothing else: all signals cost a factor of 4."""
+    return "`verilator_config\n" + "".join(f'public_flat_rw -module "{TOP}" -var "{port}"\n' for port in ports)
 
 
 def build_folder():
@@ -182,8 +182,17 @@ def build_library(name, verilog, *, waves=False, extra="", quick=False):
     return cached(name, (verilog, _SHIM, extra, tool.version, verilate, flags, optimise), make) / "design.so"
 
 
-def build_cocotb(name, verilog):
-    """Compile the same design as `build_library` into a simulator that cocotb drives.
+def build_cocotb(name, verilog, ports=("clk", "rst", "stim_vector", "trace_vector")):
+    """Compile a design with the top module ``bench`` into a simulator that cocotb drives.
+
+    Parameters
+    ----------
+    name : str
+        What to call the folder.
+    verilog : str
+        The text.
+    ports : tuple of str
+        Of the top module: all that the cocotb test uses.
 
     Returns
     -------
@@ -194,19 +203,19 @@ def build_cocotb(name, verilog):
     flags = (*_COMPILE, "-DVM_TRACE=0", "-DVM_TRACE_VCD=0", *_includes(tool))
     verilate = (*_VERILATE, "--vpi", "--prefix", "Vtop", "public.vlt")
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
-    libraries = cocotb_tools.config.libs_dir
+    libraries, public = cocotb_tools.config.libs_dir, _public(ports)
     runtime = cached("runtime-cocotb", (tool.version, flags), lambda folder: _compile_runtime(
         folder, tool, flags, ("verilated", "verilated_threads", "verilated_vpi")))
 
     def make(folder):
-        (folder / "public.vlt").write_text(_PUBLIC)
+        (folder / "public.vlt").write_text(public)
         _verilate(name, verilog, tool, verilate, folder, f'#include "{main}"\n')
         _gxx(*flags, "-I.", "-rdynamic", "all.cpp", *sorted(runtime.glob("*.o")), f"-Wl,-rpath,{libraries}", f"-L{libraries}",
              "-lcocotbvpi_verilator", "-o", TOP, cwd=folder)
         for path in folder.glob("V*"):
             path.unlink()
 
-    return cached(f"{name}-cocotb", (verilog, _PUBLIC, tool.version, verilate, flags, str(libraries),
+    return cached(f"{name}-cocotb", (verilog, public, tool.version, verilate, flags, str(libraries),
                                      metadata.version("cocotb")), make) / TOP
 
 
