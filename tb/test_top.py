@@ -236,7 +236,7 @@ def test_fault_is_seen(fault):
 # Situations for the corner configurations, and in how many jobs of each configuration.
 CORNER_POINTS = {"least": {"tiles": 2, "eviction": 3, "one level in": 4, "ann only": 1, "snn only": 1, "slot stall": 2},
                  "most": {"many levels out": 1, "ann only": 1, "snn only": 1, "both cores in a layer": 2},
-                 "groups": {"eight groups": 2, "group left over": 2, "ann only": 1, "snn only": 1},
+                 "groups": {"eight groups": 4, "group left over": 4, "ann only": 1, "snn only": 1},
                  "wide": {"empty chunk": 2, "residual": 2, "ann only": 1, "snn only": 1, "chunk of many beats": 1}}
 
 
@@ -250,7 +250,10 @@ def test_corner_configurations(corner):
     policies = ("all_ann", "all_snn", "hybrid", "random", "balanced", "hybrid")
     for case in range(12):
         seed = SEED + 1000 + case
-        job, tensor = random_job(seed, config, policy=policies[case % len(policies)], size=4 if corner == "wide" else 6, channels={"least": 12, "wide": 60}.get(corner, 30))
+        # Layers of one or two columns are what eight groups are for.
+        limits = {"least": {"size": 6, "channels": 12}, "most": {"size": 6, "channels": 30}, "groups": {"size": 16, "channels": 3 - case % 2},
+                  "wide": {"size": 4, "channels": 60}}[corner]
+        job, tensor = random_job(seed, config, policy=policies[case % len(policies)], **limits)
         memory = memory_of(case // 2 + case)
         done = same(accelerator, job, tensor, memory, f"{corner}, network {seed}")
         count_points(coverage, job, tensor, memory, done)
