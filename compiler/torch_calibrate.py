@@ -1,6 +1,6 @@
 """ReLU networks to QCFS networks by calibration alone: clip values from histograms of the activations. Needs the ``torch`` extra."""
 
-__all__ = ["best_clip", "calibrate"]
+__all__ = ["best_clip", "calibrate", "choose"]
 
 import copy
 
@@ -20,7 +20,7 @@ _BINS = 4096
 _BATCH = 256
 
 
-def calibrate(module, images, *, levels, input_levels=None, pixel_scale=1.0):
+def calibrate(module, images, *, levels, tolerance=None, input_levels=None, pixel_scale=1.0):
     """A copy of a ReLU network with a `QCFS` in place of each ReLU and one in front, for `import_torch`.
 
     Each clip value is the one with the smallest mean squared error between ReLU and QCFS on the activations that the images
@@ -34,6 +34,10 @@ def calibrate(module, images, *, levels, input_levels=None, pixel_scale=1.0):
         Raw images, some hundred of them.
     levels : int
         L of every activation, 1 … 127.
+    tolerance : float, optional
+        Adaptive levels: each activation takes the fewest, at most ``levels``, with which the squared error is at most this
+        share of the squared activation. Few levels make an SNN column cheap. The idea is PASCAL's (levels per layer from activation
+        statistics), the criterion is ours.
     input_levels : int, optional
         Of the image; ``levels`` by default. Its full scale is the largest pixel of the images.
     pixel_scale : float
@@ -61,9 +65,11 @@ def calibrate(module, images, *, levels, input_levels=None, pixel_scale=1.0):
     relus = [node for node in graph.nodes if _is_relu(node, modules)]
     parameter = next(module.parameters(), torch.zeros(1))
     pixels = torch.as_tensor(images * pixel_scale, dtype=parameter.dtype, device=parameter.device)
-    clips = _clips(module, relus, pixels, levels)
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ImportRefused(f"tolerance must be a share of the squared activation between 0 and 1, not {tolerance!r}")
+    clips = _clips(module, relus, pixels, levels, tolerance)
     for index, node in enumerate(relus):
-        _replace(module, graph, node, f"qcfs{index + 1}", QCFS(levels, clips[node]))
+        _replace(module, graph, node, f"qcfs{index + 1}", QCFS(*clips[node]))
     _put_first(module, graph, QCFS(input_levels or levels, float(pixels.max()), trained=False))
     graph.lint()
     module.delete_all_unused_submodules()
@@ -91,8 +97,8 @@ class _Recorder(fx.Interpreter):
 
 
 @torch.no_grad()
-def _clips(module, relus, pixels, levels):
-    """Clip value of each ReLU: one pass for the ranges, one for the histograms."""
+def _clips(module, relus, pixels, levels, tolerance):
+    """Levels and clip value of each ReLU: one pass for the ranges, one for the histograms."""
     nodes = set(relus)
     top = dict.fromkeys(relus, 0.0)
 
@@ -114,14 +120,25 @@ def _clips(module, relus, pixels, levels):
             if not top[node] > 0:
                 raise ImportRefused(f"{node.name!r}: its operand is never positive on the calibration images, so that there is no range to "
                                     "quantise; remove the dead layer or give other images")
-    return {node: best_clip((np.arange(_BINS) + 0.5) * top[node] / _BINS, counts[node], levels) for node in relus}
+    return {node: choose((np.arange(_BINS) + 0.5) * top[node] / _BINS, counts[node], levels, tolerance) for node in relus}
+
+
+def choose(values, counts, levels, tolerance=None):
+    """``(L, λ)`` of a histogram: the fewest levels within ``tolerance``, all without one."""
+    limit = np.inf if tolerance is None else tolerance * float(counts @ values ** 2)
+    for some in range(levels if tolerance is None else 1, levels + 1):
+        clip, error = best_clip(values, counts, some)
+        if error <= limit:
+            break
+    return some, clip
 
 
 def best_clip(values, counts, levels):
-    """The λ with the smallest squared error between ``values`` (positive, with ``counts``) and their QCFS."""
+    """The λ with the smallest squared error between ``values`` (positive, with ``counts``) and their QCFS, and that error."""
     clips = values.max() * np.linspace(0.02, 1.0, 197)
     error = [counts @ (values - clip / levels * np.clip(np.floor(values * levels / clip + 0.5), 0, levels)) ** 2 for clip in clips]
-    return float(clips[int(np.argmin(error))])
+    best = int(np.argmin(error))
+    return float(clips[best]), float(error[best])
 
 
 def _replace(module, graph, node, name, qcfs):

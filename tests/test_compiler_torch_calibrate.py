@@ -8,7 +8,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from neuroflex.compiler.network import NetworkError  # noqa: E402
-from neuroflex.compiler.torch_calibrate import best_clip, calibrate  # noqa: E402
+from neuroflex.compiler.torch_calibrate import best_clip, calibrate, choose  # noqa: E402
 from neuroflex.compiler.torch_import import import_torch  # noqa: E402
 from neuroflex.compiler.torch_qcfs import QCFS  # noqa: E402
 from neuroflex.sim.network import evaluate  # noqa: E402
@@ -71,9 +71,26 @@ def test_digits_by_calibration_alone(trained, levels, lost):
 
 def test_best_clip_of_known_histograms():
     values = (np.arange(1000) + 0.5) / 1000
-    assert best_clip(values, np.ones(1000), 100) > 0.95          # many levels: nothing need be clipped
+    assert best_clip(values, np.ones(1000), 100)[0] > 0.95          # many levels: nothing need be clipped
     outliers = np.where(values < 0.1, 1000.0, 0.001)
-    assert 0.08 < best_clip(values, outliers, 4) < 0.13           # few levels: the rare large values are
+    assert 0.08 < best_clip(values, outliers, 4)[0] < 0.13           # few levels: the rare large values are
+
+
+def test_adaptive_levels(trained):
+    values = (np.arange(1000) + 0.5) / 1000
+    two = np.where(abs(values - 0.5) < 0.01, 1.0, 0.0)
+    assert choose(values, two, 15, 0.01)[0] == 1                 # one value besides 0: one level says it
+    found = [choose(values, np.ones(1000), 15, tolerance)[0] for tolerance in (0.2, 0.05, 0.02, 0.005, 1e-6)]
+    assert found == sorted(found) and found[0] == 1 and found[-1] == 15 and len(set(found)) > 3
+    module, seen, images, labels = trained
+    quantised = calibrate(module, seen, levels=15, tolerance=0.03, input_levels=16, pixel_scale=1 / 16)
+    network = import_torch(quantised, (1, 8, 8), name="adaptive", pixel_scale=1 / 16, calibration=seen)
+    levels = [int(layer.levels.max()) for layer in network.layers[:-1]]
+    assert len(set(levels)) > 1 and max(levels) <= 15
+    right = (evaluate(network, images).output.reshape(len(images), -1).argmax(axis=1) == labels).mean()
+    assert right > 0.88
+    with pytest.raises(NetworkError, match="tolerance must be a share of the squared activation between 0 and 1, not 2"):
+        calibrate(module, seen, levels=15, tolerance=2)
 
 
 def bare(**parts):

@@ -91,7 +91,7 @@ def test_torch_module(call, images):
         ([source, "--levels", 4], "give --image-shape C,H,W, or --calibration"),
         ([source, "--levels", 4, "--image-shape", "1,4,4"], "which needs --calibration"),
         ([source, "--image-shape", "1,4,4"], r"the image must be quantised by a QCFS before anything else"),
-        ([source, "--image-shape", "1,4,4", "--input-levels", 4], "--input-levels goes with --levels"),
+        ([source, "--image-shape", "1,4,4", "--input-levels", 4], "--input-levels and --tolerance go with --levels"),
         ([source, "--image-shape", "4,4"], "three sizes C,H,W are needed"),
         ([f"{images / 'net.py'}:other"], "has no 'other'"), ([f"{images / 'net.py'}:number"], "makes a int, not a torch.nn.Module"),
         ([f"{images / 'none.py'}:make"], "no such file"), (["no.such.package:make"], "No module named"),

@@ -37,6 +37,7 @@ def _shape(context, parameter, text):
 @click.option("--image-shape", callback=_shape, metavar="C,H,W", help="Of one image; needed where SOURCE does not say it.")
 @click.option("--pixel-scale", type=float, default=1.0, show_default=True, help="What one unit of a raw pixel is to the network (1/255 is 0.00392157).")
 @click.option("--levels", type=click.IntRange(1, 127), help="ONNX: most levels of a tensor. PyTorch: calibrate ReLUs to this many.")
+@click.option("--tolerance", type=float, help="PyTorch: fewer levels than --levels where this share of the squared activation is lost at most.")
 @click.option("--input-levels", type=click.IntRange(1, 127), help="PyTorch, NIR: levels of the image.")
 @click.option("--full-scale", type=float, help="NIR: current of the image's highest level.")
 @click.option("--steps", type=click.IntRange(1, 127), help="NIR: time steps.")
@@ -112,7 +113,7 @@ def _test(path):
 def _import(source, name, images, examples, options):
     common = {"name": name, "pixel_scale": options["pixel_scale"], "calibration": images, "examples": examples}
     if ":" in source and not Path(source).is_file():
-        kind, run, taken = "PyTorch", _torch, {"image_shape", "levels", "input_levels"}
+        kind, run, taken = "PyTorch", _torch, {"image_shape", "levels", "tolerance", "input_levels"}
     elif source.endswith(".onnx"):
         kind, run, taken = "ONNX", _onnx, {"image_shape", "levels"}
     elif source.endswith(".nir"):
@@ -160,9 +161,10 @@ def _torch(source, common, given):
         if common["calibration"] is None:
             raise click.UsageError("--levels puts a QCFS in place of each ReLU, which needs --calibration")
         module = _module("torch_calibrate", "torch").calibrate(module, common["calibration"], levels=given["levels"],
-                                                               input_levels=given.get("input_levels"), pixel_scale=common["pixel_scale"])
-    elif "input_levels" in given:
-        raise click.UsageError("--input-levels goes with --levels: a network with QCFS activations says its own")
+                                                               tolerance=given.get("tolerance"), input_levels=given.get("input_levels"),
+                                                               pixel_scale=common["pixel_scale"])
+    elif given.keys() & {"input_levels", "tolerance"}:
+        raise click.UsageError("--input-levels and --tolerance go with --levels: a network with QCFS activations says its own")
     return importer.import_torch(module, given["image_shape"], **common)
 
 
