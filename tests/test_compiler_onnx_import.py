@@ -143,6 +143,11 @@ def run_with(model, names, images):
     return dict(zip(outputs + [n for n in names if n not in outputs], session(copy).run(None, {"x": scaled(images)})))
 
 
+def optimised(model, images):
+    """Classes by ONNX Runtime's integer kernels, which saturate on some processors."""
+    return session(model, ort.GraphOptimizationLevel.ORT_ENABLE_ALL).run(None, {"x": scaled(images)})[0].argmax(axis=1)
+
+
 def layer_alone(network, layer, tensors):
     """One layer on given levels."""
     rows = np.concatenate([gather(tensors[s.tensor], s, s.repeat) for s in layer.sources], axis=-1)
@@ -157,10 +162,10 @@ def test_every_layer_equals_onnxruntime_within_what_the_import_promises(make, pe
     network = import_onnx(model, name=make.__name__, pixel_scale=1 / FULL)
     report = network.metadata["import"]["layers"]
     images, labels = digits()
-    images, labels = images[1000:1200], labels[1000:1200]
+    images, labels = images[1000:1400], labels[1000:1400]
     values = run_with(model, [entry["tensor"] for entry in report.values()], images)
     tensors = {"input": quantise(network.input, images)}
-    shares = []
+    shares = {}
     for layer in network.layers:
         entry = report.get(layer.name)
         if entry is None:       # an identity layer: moves levels, computes nothing
@@ -171,15 +176,19 @@ def test_every_layer_equals_onnxruntime_within_what_the_import_promises(make, pe
         want = np.clip(want, 0, layer.levels.max()).astype(int).reshape(got.shape)
         assert np.abs(got - want).max() <= entry["most_levels_apart"] <= 3
         assert len(np.unique(want)) > 10, "the comparison shows nothing"
-        shares.append((got == want).mean())
+        shares[layer.name] = (got == want).mean()
         tensors[layer.name] = want        # the next layer starts from the runtime's own levels
         for concat in network.concats:
             if all(part in tensors for part in concat.parts):
                 tensors[concat.name] = np.concatenate([tensors[part] for part in concat.parts], axis=1)
-    assert min(shares) > 0.7 and np.mean(shares) > 0.85, shares
+    print(f"{make.__name__}, {'per channel' if per_channel else 'per tensor'}: equal levels "
+          + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
+    assert min(shares.values()) > 0.85, shares
     # The whole network: classes, and accuracy.
     classes = evaluate(network, images).output.reshape(len(images), -1).argmax(axis=1)
     theirs = values[model.graph.output[0].name].argmax(axis=1)
+    print(f"classes equal {(classes == theirs).mean():.3f}, right {(classes == labels).mean():.3f}, ONNX Runtime {(theirs == labels).mean():.3f}, "
+          f"with its optimisations {(optimised(model, images) == labels).mean():.3f}")
     assert (classes == theirs).mean() >= 0.97 and (classes == labels).mean() >= (theirs == labels).mean() - 0.02
     assert (theirs == labels).mean() > 0.8
 

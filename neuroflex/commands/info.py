@@ -79,12 +79,14 @@ def _network(network, as_json):
          table(f"Network {network.name}", ("layer", "reads", "K", "columns", "output C×H×W", "weight density", "levels"),
                ((r["name"], " + ".join(r["sources"]), r["inputs"], r["columns"], "×".join(map(str, r["output"])), r["weight_density"],
                  r["levels"]) for r in layers)),
-         table("About it", ("what", "value"), ((key, str(value)) for key, value in network.metadata.items() if key != "import")),
-         *_import_tables(network))
+         *_about_tables(network))
 
 
-def _import_tables(network):
-    """How an imported network was read, and how far its layers can be from the source's."""
+def _about_tables(network):
+    """What the network says about itself: how it was trained, how it was imported, how far its layers can be from the source's."""
+    facts = [(key, str(value)) for key, value in network.metadata.items() if key != "import"]
+    if facts:
+        yield table("About it", ("what", "value"), facts)
     about = network.metadata.get("import")
     if not about:
         return
