@@ -26,21 +26,21 @@ class GeometryCheck(wiring.Component):
     Members
     -------
     clear : In(1)
-        Forget the verdicts.
-    valid : In(1), case : In(2)
+        Forget the verdicts up to now.
+    valid : In(1), index : In(2)
         The case to look at.
     settings : In(settings_layout(config))
-        Stable from the first case to the verdict.
+        What counts is what they are in the cycle of the case.
     source_wrong, output_wrong : Out(1)
-        A source ends beyond the memory; the output does, or has another size. ``GEOMETRY_LATENCY`` cycles after the case at
-        the latest, until ``clear``. A source of height 0 is absent and not looked at.
+        A source ends beyond the memory; the output does, or has another size. ``GEOMETRY_LATENCY`` cycles after the case (5 for the
+        output size), until ``clear``. A source of height 0 is absent and not looked at.
     """
 
     def __init__(self, *, config):
         if not isinstance(config, ArchConfig):
             raise TypeError(f"config must be an ArchConfig, not {config!r}")
         self._config = config
-        super().__init__({"clear": In(1), "valid": In(1), "case": In(range(GEOMETRY_CASES)), "settings": In(settings_layout(config)),
+        super().__init__({"clear": In(1), "valid": In(1), "index": In(range(GEOMETRY_CASES)), "settings": In(settings_layout(config)),
                           "source_wrong": Out(1), "output_wrong": Out(1)})
 
     def elaborate(self, platform):
@@ -64,7 +64,7 @@ class GeometryCheck(wiring.Component):
         bits, settings = self._config.address_bits, self.settings
 
         def of(name):
-            return Array([settings[f"{tensor}_{name}"] for tensor in ("source0", "source1", "out", "out")])[self.case]
+            return Array([settings[f"{tensor}_{name}"] for tensor in ("source0", "source1", "out", "out")])[self.index]
 
         chunks = stage("chunks", of("chunks"), 12, count=2)
         spines = stage("spines", stage("height", of("height"), 16) * stage("width", of("width"), 16))
@@ -73,20 +73,23 @@ class GeometryCheck(wiring.Component):
         all_chunks = low + (high << 16)
         tensor_lines = stage("tensor_lines", stage("tensor_chunks", all_chunks[:bits]) * CHUNK_LINES)
         tensor_end = stage("tensor_end", tensor_lines + stage("base", of("base")[:bits], bits, count=5))
-        huge = stage("huge", stage("many_spines", spines[bits:].any()) | all_chunks[bits:].any(), count=3)
+        huge = stage("huge", all_chunks[bits:].any(), count=3)
 
-        present = stage("tensor_present", self.valid & (self.case != 3) & (of("height") != 0), count=6)
-        of_output = stage("of_output", self.case == 2, count=6)
+        present = stage("tensor_present", self.valid & (self.index != 3) & (of("height") != 0), count=6)
+        of_output = stage("of_output", self.index == 2, count=6)
         with m.If(present & (huge | (tensor_end > 1 << bits))):
-            m.d.sync += [self.output_wrong.eq(self.output_wrong | of_output), self.source_wrong.eq(self.source_wrong | ~of_output)]
+            with m.If(of_output):
+                m.d.sync += self.output_wrong.eq(1)
+            with m.Else():
+                m.d.sync += self.source_wrong.eq(1)
 
     def _size(self, m, stage):
         settings = self.settings
-        columns, source = self.case[0], self.case[1]
+        columns, source = self.index[0], self.index[1]
 
         def of(of_rows, of_columns):
             """A setting of the case's source and direction."""
-            return Array([settings[f"source{index}_{name}"] for index in range(2) for name in (of_rows, of_columns)])[self.case]
+            return Array([settings[f"source{index}_{name}"] for index in range(2) for name in (of_rows, of_columns)])[self.index]
 
         size, kernel = stage("size", of("height", "width"), 16), stage("kernel", of("kernel_h", "kernel_w"), 4)
         stride, pad = stage("stride", of("stride", "stride"), 4), stage("pad", of("pad", "pad"), 4)

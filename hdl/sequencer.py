@@ -106,7 +106,7 @@ class Sequencer(wiring.Component):
         check = self._checks(m, field)
         m.submodules.geometry = geometry = GeometryCheck(config=config)
         m.d.comb += [geometry.settings.eq(self.settings), geometry.clear.eq(phase == Phase.CHECKSUM),
-                     geometry.valid.eq((phase == Phase.CHECK) & (count < GEOMETRY_CASES)), geometry.case.eq(count)]
+                     geometry.valid.eq((phase == Phase.CHECK) & (count < GEOMETRY_CASES)), geometry.index.eq(count)]
 
         m.d.comb += [
             self.phase.eq(phase), self.busy.eq(phase != Phase.IDLE), self.code.eq(code),

@@ -3,6 +3,7 @@ import numpy as np
 
 from neuroflex.formats import (CHUNK_LINES, DESCRIPTOR_VERSION, DESCRIPTOR_WORDS, Opcode, StallCause, Status, descriptor_checksum,
                                unpack_descriptor)
+from neuroflex.sim.geometry import output_size, tensor_end
 from neuroflex.sim.loops import njit
 
 __all__ = ["CHECK_CYCLES", "IDLE", "INVALIDATE", "LOAD", "REQUEST", "RECEIVE", "RUN", "FINISH", "RETURN", "STATE", "check_descriptor", "output_chunks",
@@ -29,11 +30,6 @@ def output_chunks(ann_rounds, snn_rounds, groups_log2, config):
     ann_lanes, snn_lanes = config.ann_pes >> groups_log2, config.snn_pes >> groups_log2
     positions = -(-ann_rounds * ann_lanes // snn_lanes) * snn_lanes + snn_rounds * snn_lanes
     return -(-positions // config.chunk_bits)
-
-
-def _ends(base, height, width, chunks):
-    """Line address after a tensor's last."""
-    return base + height * width * chunks * CHUNK_LINES
 
 
 def check_descriptor(words, config):
@@ -66,21 +62,20 @@ def check_descriptor(words, config):
             continue
         fits = (s["width"] and s["chunks"] and 1 <= s["kernel_h"] <= 7 and 1 <= s["kernel_w"] <= 7 and 1 <= s["stride"] <= 7
                 and s["pad"] < s["kernel_h"] and s["pad"] < s["kernel_w"] and s["repeat"]
-                and _ends(s["base"], s["height"], s["width"], s["chunks"]) <= space)
+                and tensor_end(s["base"], s["height"], s["width"], s["chunks"]) <= space)
         if not fits:
             return Status.BAD_SOURCE
         sources.append(s)
     fits = (d["out_height"] and d["out_width"] and d["out_chunks"] and 1 <= d["pool_h"] <= 7 and 1 <= d["pool_w"] <= 7
             and d["groups_log2"] <= config.max_groups.bit_length() - 1 and 1 <= d["fetch_lines"] <= CHUNK_LINES
-            and _ends(d["out_base"], d["out_height"], d["out_width"], d["out_chunks"]) <= space and d["ann_rounds"] <= config.columns_per_pe and d["snn_rounds"] <= config.columns_per_pe
-            and d["ann_rounds"] + d["snn_rounds"] and d["levels_in"] <= config.snn_levels
-            and (d["levels_in"] or not d["snn_rounds"]))
+            and tensor_end(d["out_base"], d["out_height"], d["out_width"], d["out_chunks"]) <= space
+            and d["ann_rounds"] <= config.columns_per_pe and d["snn_rounds"] <= config.columns_per_pe and d["ann_rounds"] + d["snn_rounds"]
+            and d["levels_in"] <= config.snn_levels and (d["levels_in"] or not d["snn_rounds"]))
     if not fits:
         return Status.BAD_OUTPUT
     for s in sources:
         for size, kernel, pool, out in (("height", "kernel_h", "pool_h", "out_height"), ("width", "kernel_w", "pool_w", "out_width")):
-            convolved = (s[size] + 2 * s["pad"] - s[kernel]) // s["stride"] + 1
-            if convolved // d[pool] != d[out]:
+            if output_size(s[size], s[kernel], s["stride"], s["pad"], d[pool]) != d[out]:
                 return Status.BAD_OUTPUT
     if output_chunks(d["ann_rounds"], d["snn_rounds"], d["groups_log2"], config) + d["out_first_chunk"] > d["out_chunks"]:
         return Status.BAD_OUTPUT

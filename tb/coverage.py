@@ -1,4 +1,5 @@
 """Functional coverage: named points that a testbench must have hit."""
+import numpy as np
 
 __all__ = ["Coverage"]
 
@@ -10,17 +11,30 @@ class Coverage:
     ----------
     name : str
         The block, for the message.
-    points : iterable of str
-        All points; hitting another one is an error, so that a misspelt point cannot hide.
+    points : iterable of str, optional
+        All points; hitting another one is an error, so that a misspelt point cannot hide. Without them, the points are
+        those that :meth:`add` is given: it names each of them in every call, hit or not.
+
+    Attributes
+    ----------
+    hits : dict of str to int
     """
 
-    def __init__(self, name, points):
+    def __init__(self, name, points=None):
         self.name = name
-        self.hits = dict.fromkeys(points, 0)
+        self._open = points is None
+        self.hits = dict.fromkeys(points or (), 0)
 
     def hit(self, point, count=1):
         """Count a point; ``count`` may be a bool or 0."""
+        if self._open:
+            self.hits.setdefault(point, 0)
         self.hits[point] += int(count)
+
+    def add(self, **points):
+        """Count the true elements of each array under its name."""
+        for point, hits in points.items():
+            self.hit(point, np.count_nonzero(hits))
 
     def require(self, least):
         """Fail when a point was hit less than ``least`` times, naming it."""

@@ -1,7 +1,7 @@
 """Job arrays as port values per cycle, for units that take jobs from a stream and answer without back-pressure."""
 import numpy as np
 
-__all__ = ["Coverage", "held", "offered", "pulses", "random_arrivals"]
+__all__ = ["held", "offered", "pulses", "random_arrivals"]
 
 
 def random_arrivals(rng, jobs, mean_gap):
@@ -34,20 +34,3 @@ def held(when, values, cycles):
     """A register that takes ``values[k]`` in cycle ``when[k]`` and keeps it; 0 before the first."""
     last = np.searchsorted(when, np.arange(cycles), side="right")
     return np.concatenate([[0], values])[last]
-
-
-class Coverage:
-    """Counts functional coverage points and fails when one was hit less often than asked."""
-
-    def __init__(self):
-        self.counts = {}
-
-    def add(self, **points):
-        """Count the true elements of each array under its name."""
-        for name, hits in points.items():
-            self.counts[name] = self.counts.get(name, 0) + int(np.count_nonzero(hits))
-
-    def require(self, at_least):
-        """Raise when a point has fewer hits than ``at_least``."""
-        short = {name: count for name, count in self.counts.items() if count < at_least}
-        assert not short, f"coverage: fewer than {at_least} hits of {short}"

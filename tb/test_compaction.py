@@ -23,7 +23,7 @@ from neuroflex.sim.compaction import COMPACTION_STAGES as STAGES
 from neuroflex.sim.compaction import compaction
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.bits import concat, split
-from neuroflex.tb.jobs import Coverage
+from neuroflex.tb.coverage import Coverage
 
 FEW = ArchConfig(name="few", chunk_bits=64, ann_pes=2, snn_pes=2)
 EQUAL = ArchConfig(name="equal", chunk_bits=32, ann_pes=4, snn_pes=2, laggy_adders=8)
@@ -92,11 +92,12 @@ def case(config, seed, cycles, coverage=None):
     return arrays(config, given, out)
 
 
-@pytest.mark.parametrize("config", [FEW, EQUAL, PAPER], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [EQUAL, *(pytest.param(config, marks=pytest.mark.long) for config in (FEW, PAPER))],
+                         ids=lambda config: config.name)
 def test_random_rounds(config):
-    coverage = Coverage()
+    coverage = Coverage("compaction")
     stimulus, expected, where = case(config, 71, 30_000, coverage)
-    print(f"seed 71, {config.name}: {coverage.counts}")
+    print(f"seed 71, {config.name}: {coverage.hits}")
     coverage.require(20)
     bench = Bench(Compaction(config=config), "compaction")
     bench.run(stimulus, expected, where, seed=71)

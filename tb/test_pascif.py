@@ -24,7 +24,8 @@ from neuroflex.widths import level_bits, signed_range
 
 from .bench import Bench, Mismatch
 from .bits import concat
-from .jobs import Coverage, held, offered, pulses, random_arrivals
+from .coverage import Coverage
+from .jobs import held, offered, pulses, random_arrivals
 
 SEED = 20253
 ONE = dict(acc_bits=5, theta_bits=4, bias_bits=4, max_levels=1, steps_per_cycle=2, tag_bits=1)
@@ -102,7 +103,7 @@ def cover_jobs(jobs, y, accept, handover, arrival, sizes):
     most = sizes["max_levels"]
     doubled = 2 * (jobs["total"] + bias) + theta
     cost1, cost2 = pascif_costs(t1, t2, sizes["steps_per_cycle"])
-    coverage = Coverage()
+    coverage = Coverage("PASC-IF")
     coverage.add(
         negative=doubled < 0, clipped=doubled >= 2 * theta * (t2 + 1), boundary=(doubled % (2 * theta) < 2) & (y > 0),
         below_boundary=doubled % (2 * theta) >= 2 * theta - 2, theta_1=theta == 1, theta_odd=(theta % 2 == 1) & (theta > 1),

@@ -23,7 +23,8 @@ from neuroflex.widths import signed_range
 
 from .bench import Bench, Mismatch
 from .bits import concat
-from .jobs import Coverage, held, offered, pulses, random_arrivals
+from .coverage import Coverage
+from .jobs import held, offered, pulses, random_arrivals
 
 SEED = 20252
 SMALL = dict(acc_bits=6, theta_bits=4, bias_bits=5, level_bits=1, tag_bits=2)
@@ -72,7 +73,7 @@ def compare(bench, widths, count, seed, engine="library", cover=True):
 def cover_jobs(jobs, y, accept, arrival, cost):
     z, bias, theta, levels = (jobs[name] for name in ("z", "bias", "theta", "levels"))
     doubled, low_high = 2 * (z + bias) + theta, (z.min(), z.max())
-    coverage = Coverage()
+    coverage = Coverage("QCFS")
     coverage.add(
         negative=doubled < 0, clipped=doubled >= 2 * theta * (levels + 1), far_beyond=doubled >= 2 * theta * 4 * levels,
         boundary=(doubled % (2 * theta) < 2) & (y > 0) & (y <= levels), below_boundary=(doubled % (2 * theta) >= 2 * theta - 2),

@@ -216,17 +216,17 @@ def jobs(rng, cycles, coverage, broken=0.25):
     return {k: np.array(v, np.uint64) for k, v in inputs.items()}, {k: np.array(v, np.uint64) for k, v in outputs.items()}
 
 
-@pytest.mark.parametrize("engine,cycles", [("library", 80_000), ("cocotb", 4_000)])
+@pytest.mark.parametrize("engine,cycles", [("library", 40_000), ("cocotb", 3_000), pytest.param("library", 400_000, marks=pytest.mark.long)])
 def test_sequencer(engine, cycles):
     coverage = Coverage("sequencer", points=POINTS)
-    stimulus, expected = jobs(np.random.default_rng(31), cycles, coverage)
+    stimulus, expected = jobs(np.random.default_rng(31), cycles, coverage, broken=0.4)
     Bench(Sequencer(config=CONFIG), name="sequencer").run(stimulus, expected, engine=engine, seed=31)
     if engine == "library":
         coverage.require(3)
 
 
 def test_faults_are_seen():
-    stimulus, expected = jobs(np.random.default_rng(32), 20_000, Coverage("sequencer", points=POINTS), broken=0.6)
+    stimulus, expected = jobs(np.random.default_rng(32), 10_000, Coverage("sequencer", points=POINTS), broken=0.6)
     edits = {"ends of tensors are not looked at": lambda t: t.replace("tensor_lines <=", "tensor_lines <= 0 &"),
              "output sizes are not looked at": lambda t: t.replace("rest <=", "rest <= 0 &"),
              "verdict ignored": lambda t: t.replace("= bad_output;", "= 1'h0;"),

@@ -24,7 +24,7 @@ from neuroflex.sim.numerics import arrivals, pascif, pseudo_corrections, qcfs
 from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.snn_pe import DRAIN_LATENCY, MATCH_TO_PUSH, RELEASE_LATENCY, new_snn_state, snn_chunk, snn_row
 from neuroflex.tb.bench import Bench, Mismatch
-from neuroflex.tb.jobs import Coverage
+from neuroflex.tb.coverage import Coverage
 from neuroflex.tb.pe_traffic import Chunk, Timeline, held, last_write, random_levels, random_slice
 
 SEED = 20260214
@@ -42,7 +42,7 @@ class Run:
     def __init__(self, config, seed):
         self.config, self.rng = config, np.random.default_rng(seed)
         self.state = new_snn_state(1)[0]
-        self.timeline, self.coverage = Timeline(config), Coverage()
+        self.timeline, self.coverage = Timeline(config), Coverage("SNN PE")
         self.now = 3
         self.clears, self.column_changes, self.levels_changes = [], [], []
         self.slot_held, self.row_held = ([], []), ([], [])
@@ -189,7 +189,7 @@ def check(config, seed, layers, *, engine="library", verilog_edit=None):
 
 def require(run, config):
     """Fail when a coverage point that the configuration can reach was hit too seldom."""
-    counts = dict(run.coverage.counts)
+    counts = dict(run.coverage.hits)
     once = {name: counts.pop(name) for name in ("no_columns", "one_column", "odd_columns", "all_columns", "single_level", "top_level")}
     assert min(once.values()) >= 1, once
     unreachable = set()

@@ -20,7 +20,8 @@ from neuroflex.sim.laggy import DONE_LATENCY
 from neuroflex.sim.speculation import APPLY_LATENCY, WEIGHT_DELAY, chunk_leaves
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.bits import concat
-from neuroflex.tb.jobs import Coverage, held
+from neuroflex.tb.coverage import Coverage
+from neuroflex.tb.jobs import held
 
 SEED = 20260401
 CONFIGS = {"tiny": (PRESETS["tiny"], 1), "long wait": (PRESETS["small"].replace(laggy_adders=4, slots=8), 1),
@@ -30,7 +31,7 @@ CONFIGS = {"tiny": (PRESETS["tiny"], 1), "long wait": (PRESETS["small"].replace(
 def chunk_times(rng, config, push_delay, chunks, bound):
     """Random chunks as events: per match (come, slot, leave), per chunk (end comes, end leaves, slot), done changes; coverage."""
     latency = config.laggy_cycles + DONE_LATENCY
-    matches, ends, done_changes, coverage = [], [], [], Coverage()
+    matches, ends, done_changes, coverage = [], [], [], Coverage("speculation")
     taken, left, ended, last_push, last_end = 0, -99, -99, 0, 0
     free = [0] * config.slots
     for chunk in range(chunks):
@@ -59,7 +60,7 @@ def chunk_times(rng, config, push_delay, chunks, bound):
                      next_match_before_end=bool(come) and last_end >= come[0],
                      whole_wait=bool(come) and first_left - come[0] == bound)
         if bound == 1:
-            del coverage.counts["waited"]   # no match can
+            del coverage.hits["waited"]   # no match can
         free[slot], last_end = ended + 1, end
         last_push = come[-1] if come else last_push
     return matches, ends, done_changes, coverage

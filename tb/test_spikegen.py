@@ -17,7 +17,8 @@ from neuroflex.sim.numerics import thermometer
 from neuroflex.sim.spikegen import LATENCY
 
 from .bench import Bench, Mismatch
-from .jobs import Coverage, held, pulses
+from .coverage import Coverage
+from .jobs import held, pulses
 
 SEED = 20251
 
@@ -32,7 +33,7 @@ def compare(bench, levels, cycles, seed, engine="library"):
     bench.run({"i__valid": valid, "i__payload": level},
               {"o__valid": pulses(when + LATENCY, cycles), "o__payload": held(when + LATENCY, words, cycles)},
               engine=engine, seed=seed)
-    coverage = Coverage()
+    coverage = Coverage("spike generator")
     coverage.add(back_to_back=valid[1:] & valid[:-1], gap=~valid, **{f"level_{q}": level[when] == q for q in range(levels + 1)})
     coverage.require(20)
 

@@ -19,7 +19,7 @@ from neuroflex.hdl.sums import ColumnSums
 from neuroflex.sim.sums import ADD_LATENCY, column_sums
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.bits import concat
-from neuroflex.tb.jobs import Coverage
+from neuroflex.tb.coverage import Coverage
 
 SEED = 20260301
 SHAPES = {"pseudo": dict(depth=32, acc_bits=12, sums=1), "corrections": dict(depth=8, acc_bits=20, sums=7),
@@ -48,7 +48,7 @@ def check(shape, *, cycles, seed, verilog_edit=None, engine="library"):
     expected = {"taken": concat(*((values[:, i] & (1 << acc_bits) - 1, acc_bits) for i in range(sums)))}
     Bench(ColumnSums(**shape), "column_sums", verilog_edit=verilog_edit).run(stimulus, expected, seed=seed, engine=engine)
 
-    coverage = Coverage()
+    coverage = Coverage("sums")
     follows = add & np.r_[False, add[:-1]] & (address == np.r_[0, address[:-1]])
     recent = np.r_[np.zeros(ADD_LATENCY, bool), add[:-ADD_LATENCY]] & (latest == take_address)
     shown = values[1:] * take[:-1, None]
@@ -61,7 +61,7 @@ def check(shape, *, cycles, seed, verilog_edit=None, engine="library"):
 def test_matches_model(name):
     coverage = check(SHAPES[name], cycles=20_000, seed=SEED)
     coverage.require(200)
-    assert coverage.counts["additions"] >= 10_000
+    assert coverage.hits["additions"] >= 10_000
 
 
 @pytest.mark.long
