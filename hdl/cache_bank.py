@@ -31,12 +31,12 @@ def _candidate_layout(config):
 
 
 class CacheBank(wiring.Component):
-    """Grants one operation per cycle, looks it up one cycle later, and lets it take effect one cycle after that.
+    """Takes one operation per cycle, looks it up one cycle later, and lets it take effect one cycle after that.
 
     Stages of an operation granted in cycle ``i``: row of tags and state read and compared in ``i + 1``; effect in
-    ``i + 2`` (new state row, data memory access, outcome flags); the state row is written in ``i + 3``, and the next victim
-    of the set found in ``i + 3`` and ``i + 4``. So an operation waits while one of its set is in the first two stages, and
-    one that may allocate (fill, write) while one is in the first three.
+    ``i + 2`` (new state row, data memory access, outcome); the state row is written in ``i + 3``, and the next victim
+    of the set found in ``i + 3`` and ``i + 4``. So an operation must not be granted while one of its set is in the first two
+    stages, and one that may allocate (fill, write) not while one is in the first three.
 
     Parameters
     ----------
@@ -45,26 +45,26 @@ class CacheBank(wiring.Component):
     Members
     -------
     request, set, tag
-        By client: wants this bank; set and tag of its line.
+        By client: may be granted an operation of this bank; set and tag of its line.
     grant
-        By client, same cycle; at most one.
+        To which client; nothing but the first that requests.
     replay
-        By client: its operations in the grant and the look-up stage come to nothing.
+        By client: its operations in all three stages come to nothing.
     room, write_room
-        The write buffer takes a line of a fill, of a write.
+        The write buffer takes a line of a fill, of a write, in the effect stage.
     fill_skip, fill_demand, consume, through, fill_line, write_line
-        Of the operations in the effect stage, whatever their bank.
-    done, again
-        By client: an operation has taken effect; must be tried again (both 0: no operation in the effect stage).
-    fetch_absent
-        The fetch in the effect stage found nothing.
-    fill_presses
-        The fill in the effect stage finds a dirty line where it would go: no write may need the write buffer.
-    fill_evicts, write_evicts, read_hits
-        A dirty victim goes (its ``victim_tag``, ``victim_set`` and ``line`` are out one cycle later); a read hits
-        (``line`` is out one cycle later).
+        Of the operations in the effect stage, whatever their bank: the fill is not to be stored, a read waits for it; the read
+        drops its line; the write goes to the write buffer.
+    done
+        By client, effect stage: the operation hit (read, fetch), is complete (write), or is complete unless it evicts (fill).
+    evicts
+        Effect stage: a dirty victim leaves. Its ``victim_tag`` and ``victim_set`` are out one cycle later, its ``line`` two.
+    read_hits
+        Effect stage: a read hits; its ``line`` is out two cycles later.
+    presses
+        Look-up stage: a fill will take effect next, and the next victim of its set is dirty.
     clear, clear_set
-        Invalidate a set; no operation may be under way but those whose outcome is known.
+        Invalidate a set; no operation may be under way but those whose outcome was out a cycle ago.
     """
 
     def __init__(self, config):
@@ -74,7 +74,7 @@ class CacheBank(wiring.Component):
             "request": In(CLIENTS),
             "set": In(data.ArrayLayout(sets, CLIENTS)),
             "tag": In(data.ArrayLayout(tags, CLIENTS)),
-            "grant": Out(CLIENTS),
+            "grant": In(CLIENTS),
             "replay": In(CLIENTS),
             "room": In(1),
             "write_room": In(1),
@@ -85,12 +85,9 @@ class CacheBank(wiring.Component):
             "fill_line": In(config.chunk_bits),
             "write_line": In(config.chunk_bits),
             "done": Out(CLIENTS),
-            "again": Out(CLIENTS),
-            "fetch_absent": Out(1),
-            "fill_presses": Out(1),
-            "fill_evicts": Out(1),
-            "write_evicts": Out(1),
+            "evicts": Out(1),
             "read_hits": Out(1),
+            "presses": Out(1),
             "line": Out(config.chunk_bits),
             "victim_tag": Out(tags),
             "victim_set": Out(sets),
@@ -114,65 +111,51 @@ class CacheBank(wiring.Component):
         victim_read, victim_write = victims.read_port(domain="comb"), victims.write_port()
         line_read, line_write = lines.read_port(), lines.write_port()
 
-        # --- grant: operations of a set keep their distance ---------------------------------------
-        busy = [Signal(name=f"busy_{age}") for age in range(1, 4)]
-        busy_set = [Signal(set_bits(config), name=f"busy_set_{age}") for age in range(1, 4)]
-
-        def same_set(client, depth):
-            return Cat(busy[i] & (busy_set[i] == self.set[client]) for i in range(depth)).any()
-
-        taken = 0
-        for client in Client:
-            wait = same_set(client, 3 if client in (Client.FILL, Client.WRITE) else 2)
-            m.d.comb += self.grant[client].eq(self.request[client] & ~taken & ~wait)
-            taken = taken | self.request[client]
-        granted_set, granted_tag = Signal(set_bits(config)), Signal(tag_bits(config))
+        # --- granted: the choice does not wait for the grant -----------------------------------------
+        look, raw_act = Signal(CLIENTS), Signal(CLIENTS, name="act")
+        look_set, act_set, row_set, deciding_set = (
+            Signal(set_bits(config), name=f"{stage}_set") for stage in ("look", "act", "row", "deciding"))
+        look_tag, act_tag = (Signal(tag_bits(config), name=f"{stage}_tag") for stage in ("look", "act"))
         for client in reversed(Client):
             with m.If(self.request[client]):
-                m.d.comb += [granted_set.eq(self.set[client]), granted_tag.eq(self.tag[client])]
-        m.d.sync += [Cat(busy).eq(Cat(self.grant.any(), *busy)),
-                     Cat(busy_set).eq(Cat(granted_set, *busy_set))]
+                m.d.sync += [look_set.eq(self.set[client]), look_tag.eq(self.tag[client])]
+        m.d.sync += [look.eq(self.grant & ~self.replay), raw_act.eq(look & ~self.replay), act_tag.eq(look_tag),
+                     act_set.eq(look_set), row_set.eq(act_set), deciding_set.eq(row_set)]
 
         # --- look-up -------------------------------------------------------------------------------
-        look = Signal(CLIENTS)
-        look_tag = Signal(tag_bits(config))
-        m.d.sync += [look.eq(self.grant & ~self.replay), look_tag.eq(granted_tag)]
-        m.d.comb += [port.addr.eq(busy_set[0]) for port in (tag_read, state_read, victim_read)]
-
-        act = Signal(CLIENTS)
-        act_tag = Signal(tag_bits(config))
+        m.d.comb += [port.addr.eq(look_set) for port in (tag_read, state_read, victim_read)]
         row = Signal(data.ArrayLayout(way_layout, ways))
         row_tags = Signal(data.ArrayLayout(tag_bits(config), ways))
-        matches, victim, victim_dirty = Signal(ways), Signal(ways), Signal()
-        m.d.sync += [act.eq(look & ~self.replay), act_tag.eq(look_tag), row.eq(state_read.data), row_tags.eq(tag_read.data),
+        matches, victim = Signal(ways), Signal(ways)
+        victim_way, victim_dirty = Signal(range(ways)), Signal()
+        m.d.sync += [row.eq(state_read.data), row_tags.eq(tag_read.data), victim_way.eq(victim_read.data.way),
                      victim_dirty.eq(victim_read.data.dirty)]
         for way in range(ways):
             m.d.sync += [matches[way].eq(state_read.data[way].valid & (tag_read.data[way] == look_tag)),
                          victim[way].eq(victim_read.data.way == way)]
+        m.d.comb += self.presses.eq(look[Client.FILL] & ~self.replay[Client.FILL] & victim_read.data.dirty)
 
         # --- effect --------------------------------------------------------------------------------
+        act = Signal(CLIENTS, name="effective")
+        m.d.comb += act.eq(raw_act & ~self.replay)
         fill, read, write, fetch = (act[client] for client in Client)
-        hit, store, keep, allocate, evict, drop = (
-            Signal(name=name) for name in ("hit", "store", "keep", "allocate", "evict", "drop"))
-        write_drops = Signal()
+        hit, store, keep, allocate, drop = (Signal(name=name) for name in ("hit", "store", "keep", "allocate", "drop"))
+        fill_evicts, write_evicts, write_drops = (Signal(name=name) for name in ("fill_evicts", "write_evicts", "write_drops"))
         m.d.comb += [
             hit.eq(matches.any()),
             store.eq(fill & ~hit & ~self.fill_skip),
             keep.eq(write & ~self.through),
             allocate.eq((store | keep & ~hit) & ~victim_dirty),
-            self.fill_presses.eq(fill & victim_dirty),
-            self.fill_evicts.eq(store & victim_dirty & self.room),
-            self.write_evicts.eq(keep & ~hit & victim_dirty & self.write_room),
-            evict.eq(self.fill_evicts | self.write_evicts),
+            fill_evicts.eq(store & victim_dirty & self.room),
+            write_evicts.eq(keep & ~hit & victim_dirty & self.write_room),
+            self.evicts.eq(fill_evicts | write_evicts),
             self.read_hits.eq(read & hit),
             write_drops.eq(write & self.through & self.write_room),
             drop.eq(read & self.consume | write_drops),
-            self.fetch_absent.eq(fetch & ~hit),
-            self.done[Client.FILL].eq(fill & ~self.fill_evicts),
+            self.done[Client.FILL].eq(fill & ~fill_evicts),
             self.done[Client.READ].eq(self.read_hits),
             self.done[Client.WRITE].eq(write_drops | keep & (hit | ~victim_dirty)),
-            self.done[Client.FETCH].eq(fetch),
-            self.again.eq(act & ~self.done),
+            self.done[Client.FETCH].eq(fetch & hit),
         ]
 
         oldest = (1 << age_bits(config)) - 1
@@ -185,7 +168,7 @@ class CacheBank(wiring.Component):
                 with m.If(victim[way]):
                     m.d.comb += [new.valid.eq(1), new.dirty.eq(keep), new.age.eq(0),
                                  new.priority.eq(fill & ~self.fill_demand)]
-            with m.Elif(evict):
+            with m.Elif(self.evicts):
                 with m.If(victim[way]):
                     m.d.comb += [new.valid.eq(0), new.dirty.eq(0)]
             with m.Elif(matches[way]):
@@ -198,21 +181,20 @@ class CacheBank(wiring.Component):
                 with m.If(fetch):
                     m.d.comb += new.priority.eq(old.priority + (old.priority != PRIORITY_MAX))
 
-        chosen, index = Signal(ways), Signal(range(ways))
-        m.d.comb += chosen.eq(Mux(hit, matches, victim))
+        index = Signal(range(ways))
         for bit in range(len(index)):
-            m.d.comb += index[bit].eq(Cat(chosen[way] for way in range(ways) if way >> bit & 1).any())
+            found = Cat(matches[way] for way in range(ways) if way >> bit & 1).any()
+            m.d.comb += index[bit].eq(found | victim_way[bit] & ~hit)
         m.d.comb += [
-            tag_write.addr.eq(busy_set[1]),
+            tag_write.addr.eq(act_set),
             tag_write.en.eq(Mux(allocate, victim, 0)),
-            line_read.addr.eq(Cat(index, busy_set[1])),
-            line_read.en.eq(self.read_hits | evict),
+            line_read.addr.eq(Cat(index, act_set)),
             line_write.addr.eq(line_read.addr),
-            line_write.data.eq(Mux(write, self.write_line, self.fill_line)),
+            line_write.data.eq(Mux(raw_act[Client.WRITE], self.write_line, self.fill_line)),
             line_write.en.eq(allocate | keep & hit),
-            self.line.eq(line_read.data),
-            self.victim_set.eq(busy_set[2]),
+            self.victim_set.eq(row_set),
         ]
+        m.d.sync += self.line.eq(line_read.data)    # the data memory takes half a cycle to answer
         for way in range(ways):
             m.d.comb += tag_write.data[way].eq(act_tag)
         gone = 0
@@ -222,9 +204,9 @@ class CacheBank(wiring.Component):
 
         # --- write the row; the next victim: two half-searches, one cycle each -------------------------------------
         ranked, ranking = Signal.like(row), Signal()
-        m.d.sync += [ranked.eq(new_row), ranking.eq(act.any())]
+        m.d.sync += [ranked.eq(new_row), ranking.eq(raw_act.any())]
         m.d.comb += [
-            state_write.addr.eq(Mux(self.clear, self.clear_set, busy_set[2])),
+            state_write.addr.eq(Mux(self.clear, self.clear_set, row_set)),
             state_write.data.eq(Mux(self.clear, 0, ranked)),
             state_write.en.eq(ranking | self.clear),
         ]
@@ -252,8 +234,8 @@ class CacheBank(wiring.Component):
             finalist = Signal.like(winner, name=f"finalist_{i}")
             m.d.sync += finalist.eq(winner)
             finalists.append(finalist)
-        deciding, deciding_set = Signal(), Signal(set_bits(config))
-        m.d.sync += [deciding.eq(ranking), deciding_set.eq(busy_set[2])]
+        deciding = Signal()
+        m.d.sync += deciding.eq(ranking)
         (loser,) = play(finalists, rounds // 2, "late")
         m.d.comb += [
             victim_write.addr.eq(Mux(self.clear, self.clear_set, deciding_set)),

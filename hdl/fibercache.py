@@ -4,7 +4,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.cache_policy import CLIENT_QUEUE, bank_bits, set_bits, tag_bits
+from neuroflex.cache_policy import CLIENT_QUEUE, WRITE_SLACK, bank_bits, set_bits, tag_bits
 from neuroflex.config import ArchConfig
 from neuroflex.hdl.cache_bank import CLIENTS, CacheBank, Client
 from neuroflex.layouts import (burst_layout, fetch_layout, line_write_layout, read_data_layout, read_layout, response_layout,
@@ -24,6 +24,8 @@ def _pick(choices):
 class ReplayQueue(wiring.Component):
     """A queue of operations that stay until they have taken effect, and may be tried again.
 
+    The next operation to be issued stands in a register of its own, the **front**.
+
     Parameters
     ----------
     shape : ShapeLike
@@ -32,21 +34,23 @@ class ReplayQueue(wiring.Component):
     Members
     -------
     i_stream : In(stream)
-        Operations; ready depends on registers only. A new one can be issued in the cycle after it was accepted.
+        Operations; ready depends on registers only. A new one can be issued two cycles after the one that accepted it.
     closed : In(1)
         Accept nothing. Must come from a register.
     ready_to_issue, payload
-        An operation not yet issued, in order.
+        The front: an operation not yet issued, in order. From registers.
     issue : In(1)
         It was granted; the next one follows.
+    load, candidate
+        The front becomes ``candidate`` in the next cycle.
     done : In(1)
         The oldest operation has taken effect and leaves.
     again : In(1)
-        All operations, but the one that is done, must be issued again; overrules ``issue``.
+        All operations, but the one that is done, must be issued again, two cycles later at the earliest; overrules ``issue``.
     level : Out
         Operations in the queue, issued or not.
-    entries, occupied
-        All operations in the queue, in no particular order.
+    oldest, newest : Out
+        Place of the operation that leaves next, and of the one that is accepted next.
     """
 
     def __init__(self, shape):
@@ -57,39 +61,40 @@ class ReplayQueue(wiring.Component):
             "ready_to_issue": Out(1),
             "payload": Out(shape),
             "issue": In(1),
+            "load": Out(1),
+            "candidate": Out(shape),
             "done": In(1),
             "again": In(1),
             "level": Out(range(CLIENT_QUEUE + 1)),
-            "entries": Out(data.ArrayLayout(shape, CLIENT_QUEUE)),
-            "occupied": Out(CLIENT_QUEUE),
+            "oldest": Out(range(CLIENT_QUEUE)),
+            "newest": Out(range(CLIENT_QUEUE)),
         })
 
     def elaborate(self, platform):
         m = Module()
-        entries = Signal(data.ArrayLayout(self._shape, CLIENT_QUEUE))
-        occupied = Signal(CLIENT_QUEUE)
+        m.submodules.entries = entries = Memory(shape=self._shape, depth=CLIENT_QUEUE, init=[])
+        put, get = entries.write_port(), entries.read_port(domain="comb")
         head, next_, tail = (Signal(range(CLIENT_QUEUE), name=name) for name in ("head", "next", "tail"))
-        waiting = Signal(range(CLIENT_QUEUE + 1))
-        level = Signal(range(CLIENT_QUEUE + 1))
+        level, unread = Signal(range(CLIENT_QUEUE + 1)), Signal(range(CLIENT_QUEUE + 1))    # unread: not yet at the front
+        front, front_valid = Signal(self._shape), Signal()
         accept = Signal()
         m.d.comb += [
             self.i_stream.ready.eq((level != CLIENT_QUEUE) & ~self.closed),
             accept.eq(self.i_stream.valid & self.i_stream.ready),
-            self.ready_to_issue.eq(waiting != 0),
-            self.payload.eq(entries[next_]),
-            self.level.eq(level),
-            self.entries.eq(entries),
-            self.occupied.eq(occupied),
+            put.addr.eq(tail), put.data.eq(self.i_stream.payload), put.en.eq(accept),
+            get.addr.eq(next_), self.candidate.eq(get.data),
+            self.load.eq((unread != 0) & (~front_valid | self.issue)),
+            self.ready_to_issue.eq(front_valid), self.payload.eq(front),
+            self.level.eq(level), self.oldest.eq(head), self.newest.eq(tail),
         ]
-        with m.If(accept):
-            m.d.sync += [entries[tail].eq(self.i_stream.payload), occupied.bit_select(tail, 1).eq(1), tail.eq(tail + 1)]
-        with m.If(self.done):
-            m.d.sync += [occupied.bit_select(head, 1).eq(0), head.eq(head + 1)]
-        m.d.sync += level.eq(level + accept - self.done)
+        m.d.sync += [tail.eq(tail + accept), head.eq(head + self.done), level.eq(level + accept - self.done)]
+        with m.If(self.load):
+            m.d.sync += front.eq(self.candidate)
         with m.If(self.again):
-            m.d.sync += [next_.eq(head + self.done), waiting.eq(level + accept - self.done)]
+            m.d.sync += [next_.eq(head + self.done), unread.eq(level + accept - self.done), front_valid.eq(0)]
         with m.Else():
-            m.d.sync += [next_.eq(next_ + self.issue), waiting.eq(waiting + accept - self.issue)]
+            m.d.sync += [next_.eq(next_ + self.load), unread.eq(unread + accept - self.load),
+                         front_valid.eq(self.load | front_valid & ~self.issue)]
         return m
 
 
@@ -112,7 +117,7 @@ class FiberCache(wiring.Component):
     read : In(stream of :func:`~neuroflex.layouts.read_layout`)
         One line per cycle while they hit and no two follow each other in one set of a bank.
     response : Out(:func:`~neuroflex.layouts.response_layout`)
-        Lines in the order of the reads; at the earliest ``READ_LATENCY`` (5) cycles after the read was accepted.
+        Lines in the order of the reads; at the earliest ``READ_LATENCY`` (7) cycles after the read was accepted.
     write : In(stream of :func:`~neuroflex.layouts.write_layout`)
         Lines to keep, or to pass on (``through``).
     read_request : Out(stream of :func:`~neuroflex.layouts.burst_layout`)
@@ -185,11 +190,11 @@ class FiberCache(wiring.Component):
         wiring.connect(m, wiring.flipped(self.write), queues[Client.WRITE].i_stream)
         fills = queues[Client.FILL].i_stream
 
-        # Operations of a client in the look-up and in the effect stage: at most one each, in some bank.
-        look = {client: Signal(layout, name=f"look_{client.name.lower()}") for client, layout in layouts.items()}
-        act = {client: Signal(layout, name=f"act_{client.name.lower()}") for client, layout in layouts.items()}
+        # Operations of a client in the look-up and in the effect stage and after it: at most one each, in some bank.
+        look, act, past = ({client: Signal(layout, name=f"{stage}_{client.name.lower()}") for client, layout in layouts.items()}
+                           for stage in ("look", "act", "past"))
         for client in Client:
-            m.d.sync += [look[client].eq(queues[client].payload), act[client].eq(look[client])]
+            m.d.sync += [look[client].eq(queues[client].payload), act[client].eq(look[client]), past[client].eq(act[client])]
 
         # --- state of misses, of the memory side and of the invalidation -------------------------------
         missing, searched, known, waiting = (Signal(name=f"miss_{name}")
@@ -198,42 +203,69 @@ class FiberCache(wiring.Component):
         absent, absent_searched, absent_known = (Signal(name=f"fetch_{name}") for name in ("absent", "searched", "known"))
         absent_burst = Signal(fetch_layout(config))
         staged, staged_burst = Signal(), Signal(burst_layout(config))
-        stored, kill = Signal(range(config.write_buffer + 1)), Signal()     # lines in the write buffer; one comes next
-        drained = Signal()
+        stored = Signal(range(config.write_buffer + WRITE_SLACK + 1))       # lines in the write buffer
+        kill, kill_address = Signal(), Signal(address_shape)                # one more comes next
         draining, clearing, clear_set = Signal(), Signal(init=1), Signal(set_bits(config))
 
-        # --- banks ----------------------------------------------------------------------------------
+        # --- grant: one operation per client and bank, those of a set at their distance -----------------
         low, middle = bank_bits(config), bank_bits(config) + set_bits(config)
-        wants = Signal(CLIENTS)
-        behind_write = Signal()
-        writes = queues[Client.WRITE]
-        m.d.comb += behind_write.eq(Cat(
-            writes.occupied[i] & (writes.entries[i].address == queues[Client.READ].payload.address)
-            for i in range(CLIENT_QUEUE)).any())
-        hold = {Client.FILL: 0, Client.READ: missing | behind_write, Client.WRITE: staged, Client.FETCH: absent}
-        m.d.comb += [wants[client].eq(queues[client].ready_to_issue & ~hold[client]) for client in Client]
+        reads, writes = queues[Client.READ], queues[Client.WRITE]
+        done, again = Signal(CLIENTS), Signal(CLIENTS)         # outcome of the operation that was in the effect stage
 
+        # A read waits for the writes to its line that were there when it came to the front.
+        write_address = [Signal(address_shape, name=f"write_address_{i}") for i in range(CLIENT_QUEUE)]
+        occupied, leaving, behind = (Signal(CLIENT_QUEUE, name=name) for name in ("write_occupied", "write_leaving", "behind"))
+        behind_write = Signal()
+        m.d.comb += [leaving.eq(done[Client.WRITE] << writes.oldest), behind_write.eq(behind.any())]
+        for i in range(CLIENT_QUEUE):
+            with m.If(writes.i_stream.valid & writes.i_stream.ready & (writes.newest == i)):
+                m.d.sync += [write_address[i].eq(writes.i_stream.payload.address), occupied[i].eq(1)]
+            with m.Elif(leaving[i]):
+                m.d.sync += occupied[i].eq(0)
+            with m.If(reads.load):
+                m.d.sync += behind[i].eq(occupied[i] & ~leaving[i] & (write_address[i] == reads.candidate.address))
+            with m.Elif(leaving[i]):
+                m.d.sync += behind[i].eq(0)
+
+        wants, issued = Signal(CLIENTS), Signal(CLIENTS)
+        hold = {Client.FILL: 0, Client.READ: missing | behind_write, Client.WRITE: staged, Client.FETCH: absent}
+        recent = [[(Signal(name=f"granted_{age}_{client.name.lower()}"), stage[client].address[:middle]) for client in Client]
+                  for age, stage in enumerate((look, act, past), 1)]
+        previous = issued
+        for stage in recent:
+            for client, (valid, _) in zip(Client, stage):
+                m.d.sync += valid.eq(previous[client])
+            previous = [valid for valid, _ in stage]
+        for client in Client:
+            place = queues[client].payload.address[:middle]
+            near = recent if client in (Client.FILL, Client.WRITE) else recent[:2]
+            too_near = Cat(valid & (other == place) for stage in near for valid, other in stage).any()
+            taken = Cat(wants[other] & (queues[other].payload.address[:low] == place[:low]) for other in Client if other < client).any()
+            m.d.comb += [wants[client].eq(queues[client].ready_to_issue & ~hold[client] & ~again[client]),
+                         issued[client].eq(wants[client] & ~too_near & ~taken)]
+
+        # --- banks ----------------------------------------------------------------------------------
         banks = []
-        issued, done, again = Signal(CLIENTS), Signal(CLIENTS), Signal(CLIENTS)
-        room, fill_presses, fill_evicts, write_evicts, read_hits, fetch_absent = (
-            Signal(name=name) for name in ("room", "fill_presses", "fill_evicts", "write_evicts", "read_hits", "fetch_absent"))
+        raw_acting, acting, found = Signal(CLIENTS, name="in_effect"), Signal(CLIENTS), Signal(CLIENTS)
+        looking = Cat(valid for valid, _ in recent[0])
+        room, pressed, evicted = Signal(), Signal(), Signal(config.cache_banks)
         fill_skip, fill_demand, consume, through = (
             Signal(name=name) for name in ("fill_skip", "fill_demand", "consume", "through"))
         fill_line, write_line = Signal(line_shape), Signal(line_shape)
         m.d.comb += [consume.eq(act[Client.READ].consume), through.eq(act[Client.WRITE].through),
                      fill_line.eq(act[Client.FILL].line), write_line.eq(act[Client.WRITE].line)]
-        replay = Signal(CLIENTS)
         for number in range(config.cache_banks):
             bank = CacheBank(config)
             m.submodules[f"bank_{number}"] = bank
             banks.append(bank)
             for client in Client:
                 address = queues[client].payload.address
-                m.d.comb += [bank.request[client].eq(wants[client] & (address[:low] == number)),
+                here = address[:low] == number
+                m.d.comb += [bank.request[client].eq(wants[client] & here), bank.grant[client].eq(issued[client] & here),
                              bank.set[client].eq(address[low:middle]), bank.tag[client].eq(address[middle:])]
             m.d.comb += [
-                bank.replay.eq(replay),
-                bank.room.eq(room), bank.write_room.eq(room & ~fill_presses),
+                bank.replay.eq(again),
+                bank.room.eq(room), bank.write_room.eq(room & ~pressed),
                 bank.fill_skip.eq(fill_skip), bank.fill_demand.eq(fill_demand),
                 bank.consume.eq(consume), bank.through.eq(through),
                 bank.fill_line.eq(fill_line), bank.write_line.eq(write_line),
@@ -246,26 +278,22 @@ class FiberCache(wiring.Component):
                 result = result | getattr(bank, name)
             return result
 
-        fetch_lost = Signal()
-        m.d.comb += [
-            issued.eq(any_bank("grant")),
-            done.eq(any_bank("done")),
-            again.eq(any_bank("again")),
-            fill_presses.eq(any_bank("fill_presses")),
-            fill_evicts.eq(any_bank("fill_evicts")),
-            write_evicts.eq(any_bank("write_evicts")),
-            read_hits.eq(any_bank("read_hits")),
-            fetch_absent.eq(any_bank("fetch_absent")),
-            room.eq((stored != config.write_buffer) & ~(kill & (stored == config.write_buffer - 1))),
-            drained.eq((stored == 0) & ~kill),
-            # A fetch that finds nothing while the one before is still being requested must come back.
-            fetch_lost.eq(fetch_absent & absent),
-            replay.eq(again | fetch_lost << Client.FETCH.value),
+        m.d.comb += [acting.eq(raw_acting & ~again), found.eq(any_bank("done"))]
+        m.d.sync += [
+            raw_acting.eq(looking & ~again),
+            done.eq(found), again.eq(acting & ~found),
+            pressed.eq(any_bank("presses")),        # no write may need the write buffer beside a fill that may
+            evicted.eq(Cat(bank.evicts for bank in banks)),
+            # At most WRITE_SLACK lines are on their way to the write buffer that this does not count.
+            room.eq(stored + kill < config.write_buffer),
         ]
+        drained = Signal()
+        m.d.comb += drained.eq((stored == 0) & ~kill)
 
         # --- demand misses: search the pending lines, request the line if it is not among them, wait ---
         fill_act, fill_look = act[Client.FILL], look[Client.FILL]
-        wanted, killed = Signal(), Signal()        # of the fill in the effect stage
+        wanted, killed = Signal(), Signal()        # of the fill in the look-up stage
+        outdated_fill = Signal()                   # of the fill in the effect stage
         answered = Signal()
         pending_address = Array(Signal(address_shape, name=f"pending_address_{i}") for i in range(pending_count))
         pending_valid, pending_killed = Signal(pending_count), Signal(pending_count)
@@ -274,22 +302,22 @@ class FiberCache(wiring.Component):
             return Cat(pending_valid[i] & ~pending_killed[i] & (pending_address[i] == address)
                        for i in range(pending_count)).any()
 
-        m.d.sync += [wanted.eq(missing & (fill_look.address == miss_address)),
+        m.d.comb += [wanted.eq(missing & (fill_look.address == miss_address)),
                      killed.eq(pending_killed.bit_select(fill_look.slot, 1))]
-        m.d.comb += [
-            fill_demand.eq(wanted & missing & ~killed),
-            fill_skip.eq(killed | fill_demand & miss_consume),
-        ]
+        m.d.sync += [fill_demand.eq(wanted & ~killed), outdated_fill.eq(wanted & killed),
+                     fill_skip.eq(killed | wanted & miss_consume)]
         filled, filled_slot, filled_line = Signal(), Signal(slot_shape), Signal(line_shape)
         outdated = Signal()
         m.d.sync += [
-            filled.eq(done[Client.FILL]), filled_slot.eq(fill_act.slot), filled_line.eq(fill_line),
-            answered.eq(fill_demand & done[Client.FILL]), outdated.eq(wanted & killed & done[Client.FILL]),
+            filled_slot.eq(fill_act.slot), filled_line.eq(fill_line),
+            answered.eq(fill_demand & found[Client.FILL]), outdated.eq(outdated_fill & found[Client.FILL]),
         ]
+        m.d.comb += filled.eq(done[Client.FILL])
         grant_miss, grant_fetch = Signal(), Signal()
         m.d.sync += [known.eq(pending(miss_address)), searched.eq(missing)]
         with m.If(again[Client.READ]):
-            m.d.sync += [missing.eq(1), miss_address.eq(act[Client.READ].address), miss_consume.eq(act[Client.READ].consume)]
+            m.d.sync += [missing.eq(1), miss_address.eq(past[Client.READ].address),
+                         miss_consume.eq(past[Client.READ].consume)]
         with m.If(missing):
             with m.If(grant_miss | searched & known):
                 m.d.sync += waiting.eq(1)
@@ -301,8 +329,8 @@ class FiberCache(wiring.Component):
 
         # --- fetches of absent lines --------------------------------------------------------------------
         m.d.sync += [absent_known.eq(pending(absent_burst.address)), absent_searched.eq(absent)]
-        with m.If(fetch_absent & ~absent):
-            m.d.sync += [absent.eq(1), absent_burst.eq(act[Client.FETCH])]
+        with m.If(again[Client.FETCH]):
+            m.d.sync += [absent.eq(1), absent_burst.eq(past[Client.FETCH])]
         with m.If(grant_fetch | absent_searched & absent_known):
             m.d.sync += [absent.eq(0), absent_searched.eq(0)]
 
@@ -311,12 +339,14 @@ class FiberCache(wiring.Component):
         entering, burst = Signal(), Signal(burst_layout(config))
         entered = Signal(fetch_layout(config)["lines"].width)
         arrive, tail = Signal(slot_shape), Signal(slot_shape)
-        free = Signal()
+        free, fits = Signal(), Signal()
+        # A fetch waits for ``free`` at least two cycles after the grant before, and is searched first: ``fits`` is up to date by then.
+        m.d.sync += fits.eq(reserved + absent_burst.lines <= pending_count)
         m.d.comb += [
             free.eq(~entering & ~staged),
             grant_miss.eq(missing & searched & ~known & ~waiting & free & (reserved != pending_count)),
             grant_fetch.eq(absent & absent_searched & ~absent_known & free & ~(missing & searched & ~known & ~waiting)
-                           & (reserved + absent_burst.lines <= pending_count)),
+                           & fits),
         ]
         with m.If(grant_miss):
             m.d.sync += [entering.eq(1), burst.address.eq(miss_address), burst.lines.eq(1), entered.eq(0)]
@@ -327,7 +357,6 @@ class FiberCache(wiring.Component):
         entry_address = Signal(address_shape)
         m.d.comb += entry_address.eq(burst.address + entered)
 
-        kill_address = Signal(address_shape)
         for i in range(pending_count):
             with m.If(kill & (pending_address[i] == kill_address)):
                 m.d.sync += pending_killed[i].eq(1)
@@ -360,45 +389,46 @@ class FiberCache(wiring.Component):
             if client == Client.READ:
                 m.d.comb += [queue.done.eq(done[client] | answered), queue.again.eq(again[client] | answered)]
             elif client == Client.FETCH:
-                m.d.comb += [queue.done.eq(done[client] & ~fetch_lost), queue.again.eq(fetch_lost)]
+                # Done even if it finds nothing: `absent` remembers it. Those behind it come back.
+                m.d.comb += [queue.done.eq(done[client] | again[client]), queue.again.eq(again[client])]
             else:
                 m.d.comb += [queue.done.eq(done[client]), queue.again.eq(again[client])]
 
-        # --- responses: from the banks one cycle after the effect, or the line that a miss waited for ------
-        hit_bank = Signal(config.cache_banks)
+        # --- responses: from the banks two cycles after the effect, or the line that a miss waited for ------
+        hit_bank, hit_line, hit_coming = Signal(config.cache_banks), Signal(config.cache_banks), Signal()
         m.d.sync += [
-            hit_bank.eq(Cat(bank.read_hits for bank in banks)),
-            self.response.valid.eq(hit_bank.any() | answered),
-            self.response.line.eq(_pick([*zip(hit_bank, (bank.line for bank in banks)), (answered, filled_line)])),
+            hit_bank.eq(Cat(bank.read_hits for bank in banks)), hit_line.eq(hit_bank), hit_coming.eq(done[Client.READ]),
+            self.response.valid.eq(hit_coming | answered),
+            self.response.line.eq(_pick([*zip(hit_line, (bank.line for bank in banks)), (answered, filled_line)])),
         ]
 
-        # --- write buffer -----------------------------------------------------------------------------------
+        # --- write buffer: the address comes a cycle before the line, which is stored two cycles after the effect ------------
         entry_layout = line_write_layout(config)
-        m.submodules.write_buffer = buffer = Memory(shape=entry_layout, depth=config.write_buffer, init=[])
+        places = 2 * config.write_buffer        # a power of two, at least WRITE_SLACK more
+        m.submodules.write_buffer = buffer = Memory(shape=entry_layout, depth=places, init=[])
         put, get = buffer.write_port(), buffer.read_port(domain="comb")
-        take, buffering, passed = Signal(), Signal(), Signal()
-        was_passed, passed_address, passed_line = Signal(), Signal(address_shape), Signal(line_shape)
-        evict_bank = Signal(config.cache_banks)
+        take = Signal()
+        passed, line_passed = Signal(), Signal()
+        passed_line = Signal(line_shape)
+        evict_line = Signal(config.cache_banks)
         m.d.comb += [
-            passed.eq(done[Client.WRITE] & through),
-            buffering.eq(fill_evicts | write_evicts | passed),
+            passed.eq(done[Client.WRITE] & past[Client.WRITE].through),
             self.write_request.valid.eq(stored != 0),
             self.write_request.payload.eq(get.data),
             take.eq(self.write_request.valid & self.write_request.ready),
         ]
         m.d.sync += [
-            kill.eq(buffering), was_passed.eq(passed), passed_address.eq(act[Client.WRITE].address),
-            passed_line.eq(write_line),
-            evict_bank.eq(Cat(bank.fill_evicts | bank.write_evicts for bank in banks)),
+            kill.eq(evicted.any() | passed), evict_line.eq(evicted),
+            line_passed.eq(passed), passed_line.eq(past[Client.WRITE].line),
+            kill_address.eq(_pick([
+                *((evicted[i], Cat(Const(i, low), bank.victim_set, bank.victim_tag)) for i, bank in enumerate(banks)),
+                (passed, past[Client.WRITE].address)])),
             stored.eq(stored + kill - take),
         ]
         m.d.comb += [
-            kill_address.eq(_pick([
-                *((evict_bank[i], Cat(Const(i, low), bank.victim_set, bank.victim_tag)) for i, bank in enumerate(banks)),
-                (was_passed, passed_address)])),
             put.en.eq(kill),
             put.data.address.eq(kill_address),
-            put.data.line.eq(_pick([*zip(evict_bank, (bank.line for bank in banks)), (was_passed, passed_line)])),
+            put.data.line.eq(_pick([*zip(evict_line, (bank.line for bank in banks)), (line_passed, passed_line)])),
         ]
         with m.If(put.en):
             m.d.sync += put.addr.eq(put.addr + 1)
@@ -411,7 +441,8 @@ class FiberCache(wiring.Component):
             quiet.eq((Cat(queue.level != 0 for queue in queues.values()) == 0) & ~missing & ~absent & ~entering & ~staged
                      & ~request_valid & (reserved == 0)),
             self.busy.eq(draining | clearing),
-            self.idle.eq(quiet & drained & ~hit_bank.any() & ~answered & ~self.response.valid & ~self.busy),
+            self.hit.eq(done[Client.READ]), self.miss.eq(again[Client.READ]),
+            self.idle.eq(quiet & drained & ~hit_coming & ~answered & ~self.response.valid & ~self.busy),
         ]
         with m.If(self.invalidate & ~self.busy):
             m.d.sync += draining.eq(1)
@@ -422,7 +453,7 @@ class FiberCache(wiring.Component):
             with m.If(clear_set == config.cache_sets - 1):
                 m.d.sync += clearing.eq(0)
         m.d.sync += [
-            self.hit.eq(read_hits), self.miss.eq(again[Client.READ]), self.eviction.eq(fill_evicts | write_evicts),
+            self.eviction.eq(evicted.any()),
             self.error.eq(self.read_data.valid & self.read_data.ready & self.read_data.payload.error),
         ]
         return m

@@ -1,10 +1,12 @@
 """Numbers of FiberCache and MemoryArbiter that circuit, model and users share."""
 
-__all__ = ["CLIENT_QUEUE", "MAX_WRITES", "PRIORITY_MAX", "READ_LATENCY", "age_bits", "bank_bits", "set_bits", "tag_bits"]
+__all__ = ["CLIENT_QUEUE", "MAX_WRITES", "PRIORITY_MAX", "READ_LATENCY",
+           "WRITE_SLACK", "age_bits", "bank_bits", "set_bits", "tag_bits"]
 
-READ_LATENCY = 5        # cycles from the cycle that accepts a read to its response, when it hits undisturbed
-CLIENT_QUEUE = 4        # operations a client's queue holds; an operation stays in it until it has taken effect
+READ_LATENCY = 7        # cycles from the cycle that accepts a read to its response, when it hits undisturbed
+CLIENT_QUEUE = 8        # operations a client's queue holds; an operation stays in it until it has taken effect
 PRIORITY_MAX = 3        # fetches raise a line's priority up to this, reads lower it down to 0
+WRITE_SLACK = 2         # lines that may come to the write buffer after it was seen to be full
 MAX_WRITES = 63         # writes that the memory may owe a confirmation for
 
 

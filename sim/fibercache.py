@@ -3,39 +3,51 @@
 A line's content is stood for by a **token**, any integer that the caller gives to a write or to a line from memory; it
 comes back with responses and write requests. Callers that only want the timing pass 0.
 
-The model states the rules of ``docs/fibercache.md`` directly: an operation is looked up in the cycle of its effect, a
-victim is searched when it is needed, and operations of one set keep a distance in time that a table of the last
-grants enforces.
+The model states the rules of ``docs/fibercache.md`` directly: what an operation does to its set is in
+:mod:`~neuroflex.sim.cache_bank`, and operations of one set keep a distance in time that a table of the last grants enforces.
 """
 import numpy as np
 
-from neuroflex.cache_policy import CLIENT_QUEUE, PRIORITY_MAX, age_bits
+from neuroflex.cache_policy import CLIENT_QUEUE, WRITE_SLACK, age_bits
+from neuroflex.sim.cache_bank import (
+    ALLOCATION_DISTANCE,
+    DIRTY,
+    DISTANCE,
+    FETCH,
+    FILL,
+    READ,
+    TAG,
+    WAY_WORDS,
+    WRITE,
+    clear,
+    fetch,
+    fill,
+    read,
+    victim,
+    write,
+)
 from neuroflex.sim.loops import njit
 
 __all__ = ["cache_init", "cache_step", "data_ready", "fetch_ready", "is_busy", "is_idle", "pulses",
            "read_ready", "read_request", "response", "write_ready", "write_request"]
 
-FILL, READ, WRITE, FETCH = range(4)
-
-# Places in the state. Four in a row: one per client.
-(NOW, HEAD, _, _, _, LEVEL, _, _, _, EARLY, _, _, _, LATE, _, _, _,
+# Places in the state. Four in a row: one per client. FRONT, EARLY, LATE: its operation that waits for the grant, is looked up, takes effect.
+(NOW, HEAD, _, _, _, LEVEL, _, _, _, FRONT, _, _, _, EARLY, _, _, _, LATE, _, _, _, OUTCOME, _, _, _, WRITTEN, BEHIND, ROOM, PRESSED,
  MISSING, MISS_ADDRESS, MISS_CONSUME, SEARCHED, KNOWN, WAITING,
- ABSENT, ABSENT_ADDRESS, ABSENT_LINES, ABSENT_SEARCHED, ABSENT_KNOWN,
+ ABSENT, ABSENT_ADDRESS, ABSENT_LINES, ABSENT_SEARCHED, ABSENT_KNOWN, FITS,
  RESERVED, ENTERING, BURST_ADDRESS, BURST_LINES, ENTERED, TAIL, ARRIVE,
  STAGED, STAGED_ADDRESS, STAGED_LINES, REQUEST, REQUEST_ADDRESS, REQUEST_LINES,
- BUFFERED, STORED, PUT, GET, PUTTING, PUTTING_ADDRESS, PUTTING_TOKEN,
- COMING, COMING_ADDRESS, COMING_TOKEN, RESPONSE, RESPONSE_ADDRESS, RESPONSE_TOKEN,
- FILLED, FILLED_SLOT, ANSWERED, OUTDATED, DRAINING, CLEARING, CLEAR_SET, HIT, MISS, EVICTION, ERROR,
- BANKS, SETS, WAYS, PENDING_LINES, BUFFER_LINES, LAST_GRANT, BUFFER, LINES, OLDEST, _QUEUES) = range(75)
+ STORED, PUT, GET, LEAVING, LEAVING_ADDRESS, LEAVING_TOKEN, PUTTING, PUTTING_ADDRESS, PUTTING_TOKEN,
+ HITTING, HIT_ADDRESS, HIT_TOKEN, COMING, COMING_ADDRESS, COMING_TOKEN, RESPONSE, RESPONSE_ADDRESS, RESPONSE_TOKEN,
+ ANSWERED, OUTDATED, DRAINING, CLEARING, CLEAR_SET, EVICTION, ERROR,
+ BANKS, SETS, WAYS, PENDING_LINES, BUFFER_LINES, LAST_GRANT, BUFFER, LINES, OLDEST, _QUEUES) = range(89)
 _PENDING = _QUEUES + 4 * CLIENT_QUEUE * 3
-# Fields of an operation in a queue (a fill's second field is its pending slot), of a pending line, of a line; a tag of -1 marks
-# an invalid way.
+# Fields of an operation in a queue (a fill's second field is its pending slot), of a pending line.
 ADDRESS, EXTRA, TOKEN = range(3)
 COMES, KILLED = 1, 2
-TAG, DIRTY, PRIORITY, AGE, LINE_TOKEN = range(5)
-
-_ALLOCATION_DISTANCE = 4   # cycles between the grants of two operations of a set, if the second may allocate
-_DISTANCE = 3              # ... if it may not
+# Outcomes of the operation at the head of a queue, known one cycle after its effect.
+NONE, DONE, AGAIN = range(3)
+EVICTED, PASSED = 1, 2      # LEAVING: why a line is on its way to the write buffer
 
 
 def cache_init(config):
@@ -53,16 +65,17 @@ def cache_init(config):
         pending lines; last grant of every set; write buffer; the lines.
     """
     lines = config.cache_banks * config.cache_sets * config.cache_ways
-    sizes = (_PENDING, 3 * config.pending_lines, config.cache_banks * config.cache_sets, 2 * config.write_buffer, 5 * lines)
+    sizes = (_PENDING, 3 * config.pending_lines, config.cache_banks * config.cache_sets, 2 * (config.write_buffer + WRITE_SLACK),
+             WAY_WORDS * lines)
     start = np.cumsum(sizes)
     state = np.zeros(start[-1], np.int64)
     state[[BANKS, SETS, WAYS, PENDING_LINES, BUFFER_LINES]] = (config.cache_banks, config.cache_sets, config.cache_ways,
                                                               config.pending_lines, config.write_buffer)
     state[[LAST_GRANT, BUFFER, LINES]] = start[1:4]
     state[OLDEST] = (1 << age_bits(config)) - 1
-    state[CLEARING] = 1
-    state[start[1]:start[2]] = -_ALLOCATION_DISTANCE
-    state[start[3]:].reshape(-1, 5)[:, TAG] = -1
+    state[CLEARING] = state[ROOM] = 1
+    state[start[1]:start[2]] = -ALLOCATION_DISTANCE
+    state[start[3]:].reshape(-1, WAY_WORDS)[:, TAG] = -1
     return state
 
 
@@ -125,7 +138,7 @@ def write_request(state):
 def pulses(state):
     """``hit``, ``miss``, ``eviction``, ``error``."""
     r = state
-    return r[HIT], r[MISS], r[EVICTION], r[ERROR]
+    return 1 if r[OUTCOME + READ] == DONE else 0, 1 if r[OUTCOME + READ] == AGAIN else 0, r[EVICTION], r[ERROR]
 
 
 @njit(cache=True)
@@ -138,7 +151,7 @@ def _is_quiet(r):
 def is_idle(state):
     """``idle``."""
     r = state
-    return 1 if _is_quiet(r) and r[BUFFERED] + r[COMING] + r[RESPONSE] + r[DRAINING] + r[CLEARING] == 0 else 0
+    return 1 if _is_quiet(r) and r[STORED] + r[PUTTING] + r[COMING] + r[RESPONSE] + r[DRAINING] + r[CLEARING] == 0 else 0
 
 
 # --- the lines --------------------------------------------------------------------------------------------
@@ -152,7 +165,7 @@ def _operation(client, place):
 def _row(r, address):
     """Where the ways of an address' set are."""
     bank, index = address % r[BANKS], address // r[BANKS] % r[SETS]
-    return r[LINES] + (bank * r[SETS] + index) * r[WAYS] * 5
+    return r[LINES] + (bank * r[SETS] + index) * r[WAYS] * WAY_WORDS
 
 
 @njit(cache=True)
@@ -161,56 +174,17 @@ def _tag(r, address):
 
 
 @njit(cache=True)
-def _find(r, address):
-    """Where the line at an address is; -1: not in the cache."""
-    row, tag = _row(r, address), _tag(r, address)
-    for line in range(row, row + 5 * r[WAYS], 5):
-        if r[line + TAG] == tag:
-            return line
-    return -1
+def _leave(r, why, address, token):
+    """A line to the write buffer: it is stored there two cycles later."""
+    r[LEAVING], r[LEAVING_ADDRESS], r[LEAVING_TOKEN] = why, address, token
 
 
 @njit(cache=True)
-def _victim(r, address):
-    """An invalid way; else the lowest priority, then the oldest, then the lowest way."""
-    best = _row(r, address)
-    for line in range(best, best + 5 * r[WAYS], 5):
-        if r[line + TAG] < 0:
-            return line
-        lower = r[line + PRIORITY] - r[best + PRIORITY]
-        if lower < 0 or lower == 0 and r[line + AGE] > r[best + AGE]:
-            best = line
-    return best
-
-
-@njit(cache=True)
-def _drop(r, line):
-    r[line + TAG] = -1
-    r[line + DIRTY] = 0
-
-
-@njit(cache=True)
-def _allocate(r, line, address, dirty, priority, token):
-    row = _row(r, address)
-    for other in range(row, row + 5 * r[WAYS], 5):
-        r[other + AGE] = min(r[other + AGE] + 1, r[OLDEST])
-    r[line + TAG], r[line + DIRTY], r[line + PRIORITY], r[line + AGE] = _tag(r, address), dirty, priority, 0
-    r[line + LINE_TOKEN] = token
-
-
-@njit(cache=True)
-def _evict(r, line, address):
-    """Dirty line of the set of ``address`` to the write buffer: it gets there in the next cycle."""
-    places = r[BANKS] * r[SETS]
-    _buffer(r, r[line + TAG] * places + address % places, r[line + LINE_TOKEN])
-    r[EVICTION] = 1
-    _drop(r, line)
-
-
-@njit(cache=True)
-def _buffer(r, address, token):
-    r[PUTTING], r[PUTTING_ADDRESS], r[PUTTING_TOKEN] = 1, address, token
-    r[BUFFERED] += 1
+def _evict(r, address, gone, token):
+    """The line with the tag ``gone`` of the set of ``address`` leaves; -1: none."""
+    if gone >= 0:
+        places = r[BANKS] * r[SETS]
+        _leave(r, EVICTED, gone * places + address % places, token)
 
 
 @njit(cache=True)
@@ -225,27 +199,21 @@ def _coming(r, address):
 # --- one cycle --------------------------------------------------------------------------------------------
 @njit(cache=True)
 def _grants(r):
-    """The clients (a bit each) whose next operation starts in this cycle: one per bank, in order of priority."""
+    """The clients (a bit each) whose front starts in this cycle: one per bank, in order of priority."""
     granted = 0
     claimed = 0
     for client in range(4):
-        issued = r[EARLY + client] + r[LATE + client]
-        if (r[LEVEL + client] == issued or client == READ and r[MISSING] or client == WRITE and r[STAGED]
-                or client == FETCH and r[ABSENT]):
+        if (not r[FRONT + client] or r[OUTCOME + client] == AGAIN or client == READ and (r[MISSING] or r[WRITTEN] < r[BEHIND])
+                or client == WRITE and r[STAGED] or client == FETCH and r[ABSENT]):
             continue
-        address = r[_operation(client, r[HEAD + client] + issued)]
-        if client == READ:      # a read waits for all writes to its line that were accepted before it
-            behind = False
-            for i in range(r[LEVEL + WRITE]):
-                behind |= r[_operation(WRITE, r[HEAD + WRITE] + i)] == address
-            if behind:
-                continue
+        before = (r[OUTCOME + client] == DONE) + r[LATE + client] + r[EARLY + client]
+        address = r[_operation(client, r[HEAD + client] + before)]
         bank, index = address % r[BANKS], address // r[BANKS] % r[SETS]
         if claimed >> bank & 1:
             continue
         claimed |= 1 << bank
         last = r[LAST_GRANT] + bank * r[SETS] + index
-        distance = _ALLOCATION_DISTANCE if client == FILL or client == WRITE else _DISTANCE
+        distance = ALLOCATION_DISTANCE if client == FILL or client == WRITE else DISTANCE
         if r[NOW] - r[last] >= distance:
             r[last] = r[NOW]
             granted |= 1 << client
@@ -253,74 +221,77 @@ def _grants(r):
 
 
 @njit(cache=True)
-def _fill(r, address, slot, token, room):
-    """Effect of a fill: 1 done, 0 again. The read that waits for it goes on in the next cycle."""
+def _fill(r, address, slot, token):
+    """Effect of a fill: its outcome. The read that waits for it goes on in the next cycle."""
     killed = r[_PENDING + 3 * slot + KILLED]
     wanted = r[MISSING] == 1 and r[MISS_ADDRESS] == address
     demand = wanted and not killed
-    if not killed and not (demand and r[MISS_CONSUME]) and _find(r, address) < 0:
-        victim = _victim(r, address)
-        if r[victim + DIRTY] == 0:
-            _allocate(r, victim, address, 0, 0 if demand else 1, token)
-        elif room:
-            _evict(r, victim, address)
-            return 0
-    r[FILLED], r[FILLED_SLOT] = 1, slot
+    skip = killed or demand and r[MISS_CONSUME]
+    done, gone, gone_token = fill(r, _row(r, address), r[WAYS], r[OLDEST], _tag(r, address), token, skip, demand, r[ROOM])
+    _evict(r, address, gone, gone_token)
+    if not done:
+        return AGAIN
     r[ANSWERED], r[OUTDATED] = demand, wanted and killed
     if demand:
         r[COMING], r[COMING_ADDRESS], r[COMING_TOKEN] = 1, address, token
-    return 1
+    return DONE
 
 
 @njit(cache=True)
-def _write(r, address, through, token, room):
-    """Effect of a write: 1 done, 0 again."""
-    line = _find(r, address)
-    if through:
-        if not room:
-            return 0
-        _buffer(r, address, token)
-        if line >= 0:
-            _drop(r, line)
-    elif line >= 0:
-        r[line + DIRTY], r[line + AGE], r[line + LINE_TOKEN] = 1, 0, token
-    else:
-        victim = _victim(r, address)
-        if r[victim + DIRTY]:
-            if room:
-                _evict(r, victim, address)
-            return 0
-        _allocate(r, victim, address, 1, 0, token)
-    return 1
+def _write(r, address, through, token):
+    room = 1 if r[ROOM] and not r[PRESSED] else 0
+    done, gone, gone_token = write(r, _row(r, address), r[WAYS], r[OLDEST], _tag(r, address), token, through, room)
+    _evict(r, address, gone, gone_token)
+    if done and through:
+        _leave(r, PASSED, address, token)
+    return DONE if done else AGAIN
 
 
 @njit(cache=True)
 def _read(r, address, consume):
-    """Effect of a read: 1 hit, 0 miss."""
-    line = _find(r, address)
-    if line < 0:
-        r[MISS], r[MISSING], r[MISS_ADDRESS], r[MISS_CONSUME] = 1, 1, address, consume
-        return 0
-    r[HIT], r[COMING], r[COMING_ADDRESS], r[COMING_TOKEN] = 1, 1, address, r[line + LINE_TOKEN]
-    r[line + AGE] = 0
-    r[line + PRIORITY] = max(r[line + PRIORITY] - 1, 0)
-    if consume:
-        _drop(r, line)
-    return 1
+    hit, token = read(r, _row(r, address), r[WAYS], _tag(r, address), consume)
+    if hit:
+        r[HITTING], r[HIT_ADDRESS], r[HIT_TOKEN] = 1, address, token
+    return DONE if hit else AGAIN
 
 
 @njit(cache=True)
-def _fetch(r, address, lines, absent):
-    """Effect of a fetch: 1 done, 0 again. ``absent``: the one before is still being requested."""
-    line = _find(r, address)
-    if line >= 0:
-        r[line + AGE] = 0
-        r[line + PRIORITY] = min(r[line + PRIORITY] + 1, PRIORITY_MAX)
-        return 1
-    if absent:
-        return 0
-    r[ABSENT], r[ABSENT_ADDRESS], r[ABSENT_LINES] = 1, address, lines
-    return 1
+def _effect(r, client):
+    """Outcome of the client's operation that takes effect in this cycle."""
+    operation = _operation(client, r[HEAD + client] + (r[OUTCOME + client] == DONE))
+    address, extra, token = r[operation + ADDRESS], r[operation + EXTRA], r[operation + TOKEN]
+    if client == FILL:
+        return _fill(r, address, extra, token)
+    if client == READ:
+        return _read(r, address, extra)
+    if client == WRITE:
+        return _write(r, address, extra, token)
+    return DONE if fetch(r, _row(r, address), r[WAYS], _tag(r, address)) else AGAIN
+
+
+@njit(cache=True)
+def _leave_queue(r, client):
+    r[HEAD + client] = (r[HEAD + client] + 1) % CLIENT_QUEUE
+    r[LEVEL + client] -= 1
+
+
+@njit(cache=True)
+def _advance(r, client, granted):
+    """Move the client's operations on by one stage. After a failure all of them start again from the queue."""
+    outcome, front, early, late = r[OUTCOME + client], r[FRONT + client], r[EARLY + client], r[LATE + client]
+    failed = outcome == AGAIN
+    unread = r[LEVEL + client] - (outcome == DONE) - late - early - front
+    load = unread > 0 and (granted or not front)
+    if load and client == READ:     # it will wait for the writes to its line that are here now
+        address = r[_operation(READ, r[HEAD + READ] + r[LEVEL + READ] - unread)]
+        r[BEHIND] = 0
+        for i in range(r[LEVEL + WRITE]):
+            if r[_operation(WRITE, r[HEAD + WRITE] + i)] == address:
+                r[BEHIND] = r[WRITTEN] + i + 1
+    r[OUTCOME + client] = _effect(r, client) if late and not failed else NONE
+    r[LATE + client] = early and not failed
+    r[EARLY + client] = granted
+    r[FRONT + client] = (load or front and not granted) and not failed
 
 
 @njit(cache=True)
@@ -348,62 +319,58 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
     accept_read = read_valid and read_ready(state)
     accept_write = write_valid and write_ready(state)
     accept_fetch = fetch_valid and fetch_ready(state)
-    r[HIT], r[MISS], r[EVICTION], r[ERROR] = 0, 0, 0, 1 if accept_data and data_error else 0
+    r[EVICTION], r[ERROR] = 0, 1 if accept_data and data_error else 0
     if (not (accept_data or accept_read or accept_write or accept_fetch or invalidate)) and is_idle(state):
         r[NOW] += 1
         return
 
     quiet = _is_quiet(r)
     busy = is_busy(state)
-    buffered = r[BUFFERED]
+    drained = r[STORED] + r[PUTTING] == 0
     missing, searched, known, waiting = r[MISSING], r[SEARCHED], r[KNOWN], r[WAITING]
-    absent, absent_searched, absent_known = r[ABSENT], r[ABSENT_SEARCHED], r[ABSENT_KNOWN]
+    absent, absent_searched, absent_known, fits = r[ABSENT], r[ABSENT_SEARCHED], r[ABSENT_KNOWN], r[FITS]
     reserved, entering, staged = r[RESERVED], r[ENTERING], r[STAGED]
     putting, putting_address, putting_token = r[PUTTING], r[PUTTING_ADDRESS], r[PUTTING_TOKEN]
-    filled, filled_slot, answered, outdated = r[FILLED], r[FILLED_SLOT], r[ANSWERED], r[OUTDATED]
+    answered, outdated = r[ANSWERED], r[OUTDATED]
     miss_address, absent_address, absent_lines = r[MISS_ADDRESS], r[ABSENT_ADDRESS], r[ABSENT_LINES]
+    outcomes = (r[OUTCOME + FILL], r[OUTCOME + READ], r[OUTCOME + WRITE], r[OUTCOME + FETCH])
 
-    # Searches of the pending lines take a cycle: their results are registers.
+    # Searches and sums take a cycle: their results are registers.
     r[SEARCHED], r[ABSENT_SEARCHED] = missing, absent
     if missing and not waiting:
         r[KNOWN] = _coming(r, miss_address)
     if absent:
         r[ABSENT_KNOWN] = _coming(r, absent_address)
+    r[FITS] = reserved + absent_lines <= r[PENDING_LINES]
+    room = r[STORED] + putting < r[BUFFER_LINES]
+    pressed = 0
+    if r[EARLY + FILL] and outcomes[FILL] != AGAIN:
+        address = r[_operation(FILL, r[HEAD + FILL] + (outcomes[FILL] == DONE) + r[LATE + FILL])]
+        pressed = r[victim(r, _row(r, address), r[WAYS]) + DIRTY]
 
     granted = _grants(r)
 
     # Responses and lines for the write buffer move on.
     r[RESPONSE], r[RESPONSE_ADDRESS], r[RESPONSE_TOKEN] = r[COMING], r[COMING_ADDRESS], r[COMING_TOKEN]
-    r[COMING] = 0
-    r[PUTTING] = 0
-    r[FILLED], r[ANSWERED], r[OUTDATED] = 0, 0, 0
+    r[COMING], r[COMING_ADDRESS], r[COMING_TOKEN] = r[HITTING], r[HIT_ADDRESS], r[HIT_TOKEN]
+    r[PUTTING], r[PUTTING_ADDRESS], r[PUTTING_TOKEN] = r[LEAVING] != 0, r[LEAVING_ADDRESS], r[LEAVING_TOKEN]
+    r[EVICTION] = r[LEAVING] == EVICTED
+    r[HITTING], r[LEAVING] = 0, 0
+    r[ANSWERED], r[OUTDATED] = 0, 0
     if r[STORED] and write_request_ready:
-        r[GET] = (r[GET] + 1) % r[BUFFER_LINES]
+        r[GET] = (r[GET] + 1) % (r[BUFFER_LINES] + WRITE_SLACK)
         r[STORED] -= 1
-        r[BUFFERED] -= 1
 
-    # Effects of the operations granted two cycles ago.
-    room = buffered < r[BUFFER_LINES]
-    pressed = r[LATE + FILL] == 1 and r[_victim(r, r[_operation(FILL, r[HEAD + FILL])]) + DIRTY] == 1
+    # Effects of the operations granted two cycles ago; outcomes of those before them.
+    filled_slot = r[_operation(FILL, r[HEAD + FILL]) + EXTRA]
+    missed, lost = _operation(READ, r[HEAD + READ]), _operation(FETCH, r[HEAD + FETCH])
     for client in range(4):
-        head = r[HEAD + client]
-        outcome = 1
-        if r[LATE + client]:
-            operation = _operation(client, head)
-            address, extra, token = r[operation + ADDRESS], r[operation + EXTRA], r[operation + TOKEN]
-            if client == FILL:
-                outcome = _fill(r, address, extra, token, room)
-            elif client == READ:
-                outcome = _read(r, address, extra)
-            elif client == WRITE:
-                outcome = _write(r, address, extra, token, room and not pressed)
-            else:
-                outcome = _fetch(r, address, extra, absent)
-            if outcome:
-                r[HEAD + client] = (head + 1) % CLIENT_QUEUE
-                r[LEVEL + client] -= 1
-        r[LATE + client] = r[EARLY + client] if outcome else 0
-        r[EARLY + client] = granted >> client & 1 if outcome else 0
+        _advance(r, client, granted >> client & 1)
+    r[ROOM], r[PRESSED] = room, pressed
+    for client in range(4):
+        if outcomes[client] == DONE or client == FETCH and outcomes[client] == AGAIN:
+            _leave_queue(r, client)
+    r[WRITTEN] += outcomes[WRITE] == DONE
 
     # The demand miss.
     wants = missing and searched and not known and not waiting
@@ -413,24 +380,28 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
         r[WAITING] = 1
     if waiting and outdated:    # the pending line was not to be used: search again
         r[WAITING], r[SEARCHED] = 0, 0
-    if filled:
+    if outcomes[FILL] == DONE:
         r[_PENDING + 3 * filled_slot + COMES] = 0
         r[RESERVED] -= 1
     if answered:
         r[MISSING], r[SEARCHED], r[WAITING] = 0, 0, 0
-        r[HEAD + READ] = (r[HEAD + READ] + 1) % CLIENT_QUEUE
-        r[LEVEL + READ] -= 1
+        r[FRONT + READ] = 0
+        _leave_queue(r, READ)
+    if outcomes[READ] == AGAIN:
+        r[MISSING], r[MISS_ADDRESS], r[MISS_CONSUME] = 1, r[missed + ADDRESS], r[missed + EXTRA]
 
     # The absent fetch.
-    grant_fetch = absent and absent_searched and not absent_known and free and not wants and reserved + absent_lines <= r[PENDING_LINES]
+    grant_fetch = absent and absent_searched and not absent_known and free and not wants and fits
     if grant_fetch or absent and absent_searched and absent_known:
         r[ABSENT], r[ABSENT_SEARCHED] = 0, 0
+    if outcomes[FETCH] == AGAIN:
+        r[ABSENT], r[ABSENT_ADDRESS], r[ABSENT_LINES] = 1, r[lost + ADDRESS], r[lost + EXTRA]
 
     # Lines written to memory outdate the same lines on their way from memory.
     if putting:
         entry = r[BUFFER] + 2 * r[PUT]
         r[entry], r[entry + 1] = putting_address, putting_token
-        r[PUT] = (r[PUT] + 1) % r[BUFFER_LINES]
+        r[PUT] = (r[PUT] + 1) % (r[BUFFER_LINES] + WRITE_SLACK)
         r[STORED] += 1
         for slot in range(_PENDING, _PENDING + 3 * r[PENDING_LINES], 3):
             if r[slot] == putting_address:
@@ -439,7 +410,7 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
     # Bursts: reserve, enter line by line, request when all writes are out.
     if r[REQUEST] and request_ready:
         r[REQUEST] = 0
-    if staged and buffered == 0 and not r[REQUEST]:
+    if staged and drained and not r[REQUEST]:
         r[STAGED] = 0
         r[REQUEST], r[REQUEST_ADDRESS], r[REQUEST_LINES] = 1, r[STAGED_ADDRESS], r[STAGED_LINES]
     if entering:
@@ -473,8 +444,7 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
     if r[CLEARING]:
         for bank in range(r[BANKS]):
             row = _row(r, r[CLEAR_SET] * r[BANKS] + bank)
-            for line in range(row, row + 5 * r[WAYS], 5):
-                r[line + TAG], r[line + DIRTY], r[line + PRIORITY], r[line + AGE] = -1, 0, 0, 0
+            clear(r, row, r[WAYS])
         r[CLEAR_SET] += 1
         if r[CLEAR_SET] == r[SETS]:
             r[CLEAR_SET] = 0

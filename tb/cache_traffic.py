@@ -2,6 +2,7 @@
 import numpy as np
 from numba import njit
 
+from neuroflex.sim import cache_bank as bank
 from neuroflex.sim import fibercache as fc
 
 __all__ = ["COVERAGE", "INPUTS", "OUTPUTS", "traffic"]
@@ -37,17 +38,17 @@ def _address(base, span, stride, space):
 def _cover(state, cover):
     """Count what the operations about to take effect will meet."""
     r = state
-    room = r[fc.BUFFERED] < r[fc.BUFFER_LINES]
+    room = r[fc.ROOM]
     cover[22] += r[fc.RESERVED] == r[fc.PENDING_LINES]
     cover[23] += not room
-    pressed = r[fc.LATE + fc.FILL] == 1 and r[fc._victim(r, r[fc._operation(fc.FILL, r[fc.HEAD + fc.FILL])]) + fc.DIRTY] == 1
+    pressed = r[fc.PRESSED]
     for client in range(4):
-        if not r[fc.LATE + client]:
+        if not r[fc.LATE + client] or r[fc.OUTCOME + client] == fc.AGAIN:
             continue
-        operation = fc._operation(client, r[fc.HEAD + client])
+        operation = fc._operation(client, r[fc.HEAD + client] + (r[fc.OUTCOME + client] == fc.DONE))
         address, extra = r[operation + fc.ADDRESS], r[operation + fc.EXTRA]
-        way = fc._find(r, address)
-        dirty = r[fc._victim(r, address) + fc.DIRTY] == 1
+        way = bank.find(r, fc._row(r, address), r[fc.WAYS], fc._tag(r, address))
+        dirty = r[bank.victim(r, fc._row(r, address), r[fc.WAYS]) + bank.DIRTY] == 1
         if client == fc.FILL:
             if r[fc._PENDING + 3 * extra + fc.KILLED]:
                 cover[13] += 1
@@ -65,7 +66,7 @@ def _cover(state, cover):
         elif client == fc.READ:
             cover[0] += way >= 0
             cover[1] += way < 0
-            cover[5] += way >= 0 and extra == 1 and r[way + fc.DIRTY] == 1
+            cover[5] += way >= 0 and extra == 1 and r[way + bank.DIRTY] == 1
         elif client == fc.WRITE:
             if extra:
                 cover[20] += not room or pressed
@@ -81,15 +82,10 @@ def _cover(state, cover):
                 cover[20] += 1
         else:
             cover[6] += way >= 0
-            cover[9] += way < 0 and r[fc.ABSENT] == 1
+            cover[9] += way < 0 and (r[fc.EARLY + fc.FETCH] or r[fc.FRONT + fc.FETCH])
     cover[2] += r[fc.MISSING] == 1 and r[fc.SEARCHED] == 1 and r[fc.KNOWN] == 1 and r[fc.WAITING] == 0
     cover[7] += r[fc.ABSENT] == 1 and r[fc.ABSENT_SEARCHED] == 1 and r[fc.ABSENT_KNOWN] == 1
-    if r[fc.LEVEL + fc.READ] > r[fc.EARLY + fc.READ] + r[fc.LATE + fc.READ] and not r[fc.MISSING]:
-        head = fc._operation(fc.READ, r[fc.HEAD + fc.READ] + r[fc.EARLY + fc.READ] + r[fc.LATE + fc.READ])
-        for i in range(r[fc.LEVEL + fc.WRITE]):
-            if r[fc._operation(fc.WRITE, r[fc.HEAD + fc.WRITE] + i)] == r[head]:
-                cover[21] += 1
-                break
+    cover[21] += r[fc.FRONT + fc.READ] == 1 and not r[fc.MISSING] and r[fc.WRITTEN] < r[fc.BEHIND]
 
 
 @njit     # not cached: Numba's cache does not notice changes of the model
@@ -230,8 +226,8 @@ def traffic(state, cycles, knobs, space, seed, sabotage):
         ins[now, 13], ins[now, 14], ins[now, 15] = request_ready, write_request_ready, invalidate
         _cover(state, cover)
         if sabotage and now % sabotage == 0:
-            for line in range(state[fc.LINES], len(state), 5):
-                state[line + fc.DIRTY] = 0
+            for line in range(state[fc.LINES], len(state), bank.WAY_WORDS):
+                state[line + bank.DIRTY] = 0
         fc.cache_step(state, fetch_on, fetch_address, fetch_lines, read_on, read_address, read_consume, write_on,
                       write_address, write_through, write_token, data_on, data_error, data_token, request_ready,
                       write_request_ready, invalidate)

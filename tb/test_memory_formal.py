@@ -2,7 +2,7 @@
 
 Test plan
 ---------
-* `ReplayQueue`, all cycles: an operation that is followed is issued in its turn, again whenever it must be, and leaves exactly once;
+* `ReplayQueue`, all cycles: an operation that is followed is issued in its turn, soon, again whenever it must be, and leaves exactly once;
 * `MemoryArbiter`, the first cycles from reset, any clients and any memory: a burst that is followed gets its own lines,
   all of them, and no other client ever gets one; ``idle`` only when all was answered;
 * `FiberCache` with 2 banks x 2 ways x 4 sets, the first cycles from reset: never more responses than reads, ``idle`` only when they are
@@ -39,14 +39,14 @@ class QueueContract(wiring.Component):
         m.submodules.queue = queue = ReplayQueue(1)
         marked, left, tries = Signal(), Signal(), Signal(2)
         ahead = Signal(range(CLIENT_QUEUE + 1))            # operations before the marked one
-        to_issue = Signal(range(CLIENT_QUEUE + 1))         # ... of these, not issued since the last failure
-        issued = Signal(range(CLIENT_QUEUE + 1))           # operations issued, in all
-        accept, mark = Signal(), Signal()
+        issued = Signal(range(CLIENT_QUEUE + 1))           # operations issued since the last failure and not done
+        accept, mark, turn = Signal(), Signal(), Signal()
         m.d.comb += [
             Assume(~ResetSignal()),
             queue.i_stream.valid.eq(self.valid), mark.eq(self.mark & ~marked), queue.i_stream.payload.eq(mark),
             queue.closed.eq(self.closed), queue.issue.eq(self.issue), queue.done.eq(self.done), queue.again.eq(self.again),
             accept.eq(queue.i_stream.valid & queue.i_stream.ready),
+            turn.eq(marked & ~left & (ahead == issued)),
             # Only what is there is issued; only what was issued is done or fails, but an answered miss is both.
             Assume(~self.issue | queue.ready_to_issue),
             Assume(~self.done | (issued != 0) | self.again & (queue.level != 0)),
@@ -54,23 +54,25 @@ class QueueContract(wiring.Component):
         ]
         m.d.sync += issued.eq(Mux(self.again, 0, issued + self.issue - self.done))
         with m.If(accept & mark):
-            m.d.sync += [marked.eq(1), ahead.eq(queue.level - self.done),
-                         to_issue.eq(Mux(self.again, queue.level - self.done, queue.level - issued - self.issue))]
+            m.d.sync += [marked.eq(1), ahead.eq(queue.level - self.done)]
         with m.Elif(marked & ~left):
             with m.If(self.done):
                 m.d.sync += [ahead.eq(ahead - 1), left.eq(ahead == 0)]
-            with m.If(self.again):
-                m.d.sync += to_issue.eq(ahead - self.done)
-            with m.Elif(self.issue):
-                m.d.sync += to_issue.eq(to_issue - 1)
-            with m.If(self.issue & (to_issue == 0) & (tries != 3)):
+            with m.If(self.issue & turn & ~self.again & (tries != 3)):
                 m.d.sync += tries.eq(tries + 1)
-        waiting = marked & ~left & ~((to_issue == CLIENT_QUEUE) | (to_issue == 7))
         m.d.comb += [
             Assert(queue.level <= CLIENT_QUEUE),
-            Assert(~queue.ready_to_issue | (queue.payload == (waiting & (to_issue == 0)))),
+            Assert(~queue.ready_to_issue | (issued < queue.level)),
+            Assert(~queue.ready_to_issue | (queue.payload == turn)),
             Assert(~(accept & self.closed)),
         ]
+        # It is offered at the latest two cycles after its turn has come.
+        late = Signal(2)
+        with m.If(turn & ~queue.ready_to_issue & ~self.again & ~self.done & ~self.issue):
+            m.d.sync += late.eq(late + 1)
+        with m.Else():
+            m.d.sync += late.eq(0)
+        m.d.comb += Assert(late != 2)
         if self._never:
             m.d.comb += Assert(~(left & (tries > 1)))
         return m
