@@ -228,7 +228,12 @@ class FiberCache(wiring.Component):
                 m.d.sync += behind[i].eq(0)
 
         wants, issued = Signal(CLIENTS), Signal(CLIENTS)
-        hold = {Client.FILL: 0, Client.READ: missing | behind_write, Client.WRITE: staged, Client.FETCH: absent}
+        retried = Signal()      # a fill made room and comes back: no write may take the place before
+        with m.If(again[Client.FILL]):
+            m.d.sync += retried.eq(1)
+        with m.Elif(issued[Client.FILL]):
+            m.d.sync += retried.eq(0)
+        hold = {Client.FILL: 0, Client.READ: missing | behind_write, Client.WRITE: staged | retried, Client.FETCH: absent}
         recent = [[(Signal(name=f"granted_{age}_{client.name.lower()}"), stage[client].address[:middle]) for client in Client]
                   for age, stage in enumerate((look, act, past), 1)]
         previous = issued

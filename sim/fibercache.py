@@ -32,7 +32,7 @@ __all__ = ["cache_init", "cache_step", "data_ready", "fetch_ready", "is_busy", "
            "read_ready", "read_request", "response", "write_ready", "write_request"]
 
 # Places in the state. Four in a row: one per client. FRONT, EARLY, LATE: its operation that waits for the grant, is looked up, takes effect.
-(NOW, HEAD, _, _, _, LEVEL, _, _, _, FRONT, _, _, _, EARLY, _, _, _, LATE, _, _, _, OUTCOME, _, _, _, WRITTEN, BEHIND, ROOM, PRESSED,
+(NOW, HEAD, _, _, _, LEVEL, _, _, _, FRONT, _, _, _, EARLY, _, _, _, LATE, _, _, _, OUTCOME, _, _, _, WRITTEN, BEHIND, RETRIED, ROOM, PRESSED,
  MISSING, MISS_ADDRESS, MISS_CONSUME, SEARCHED, KNOWN, WAITING,
  ABSENT, ABSENT_ADDRESS, ABSENT_LINES, ABSENT_SEARCHED, ABSENT_KNOWN, FITS,
  RESERVED, ENTERING, BURST_ADDRESS, BURST_LINES, ENTERED, TAIL, ARRIVE,
@@ -40,7 +40,7 @@ __all__ = ["cache_init", "cache_step", "data_ready", "fetch_ready", "is_busy", "
  STORED, PUT, GET, LEAVING, LEAVING_ADDRESS, LEAVING_TOKEN, PUTTING, PUTTING_ADDRESS, PUTTING_TOKEN,
  HITTING, HIT_ADDRESS, HIT_TOKEN, COMING, COMING_ADDRESS, COMING_TOKEN, RESPONSE, RESPONSE_ADDRESS, RESPONSE_TOKEN,
  ANSWERED, OUTDATED, DRAINING, CLEARING, CLEAR_SET, EVICTION, ERROR,
- BANKS, SETS, WAYS, PENDING_LINES, BUFFER_LINES, LAST_GRANT, BUFFER, LINES, OLDEST, _QUEUES) = range(89)
+ BANKS, SETS, WAYS, PENDING_LINES, BUFFER_LINES, LAST_GRANT, BUFFER, LINES, OLDEST, _QUEUES) = range(90)
 _PENDING = _QUEUES + 4 * CLIENT_QUEUE * 3
 # Fields of an operation in a queue (a fill's second field is its pending slot), of a pending line.
 ADDRESS, EXTRA, TOKEN = range(3)
@@ -204,7 +204,7 @@ def _grants(r):
     claimed = 0
     for client in range(4):
         if (not r[FRONT + client] or r[OUTCOME + client] == AGAIN or client == READ and (r[MISSING] or r[WRITTEN] < r[BEHIND])
-                or client == WRITE and r[STAGED] or client == FETCH and r[ABSENT]):
+                or client == WRITE and (r[STAGED] or r[RETRIED]) or client == FETCH and r[ABSENT]):
             continue
         before = (r[OUTCOME + client] == DONE) + r[LATE + client] + r[EARLY + client]
         address = r[_operation(client, r[HEAD + client] + before)]
@@ -367,6 +367,10 @@ def cache_step(state, fetch_valid, fetch_address, fetch_lines, read_valid, read_
     for client in range(4):
         _advance(r, client, granted >> client & 1)
     r[ROOM], r[PRESSED] = room, pressed
+    if outcomes[FILL] == AGAIN:
+        r[RETRIED] = 1
+    elif granted >> FILL & 1:
+        r[RETRIED] = 0
     for client in range(4):
         if outcomes[client] == DONE or client == FETCH and outcomes[client] == AGAIN:
             _leave_queue(r, client)
