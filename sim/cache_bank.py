@@ -134,14 +134,14 @@ def clear(r, row, ways):
 
 
 # --- the bank by itself, in clock cycles -------------------------------------------------------------------
-(_NOW, _LOOK, _LOOK_SET, _LOOK_TAG, _ACT, _ACT_SET, _ACT_TAG, _NONE, _GONE_TAG, _GONE_SET, _NEXT_TOKEN, _LINE_TOKEN,
- _WAYS, _OLDEST, _ROWS) = range(15)
+(_LOOK, _LOOK_SET, _LOOK_TAG, _ACT, _ACT_SET, _ACT_TAG, _GONE_TAG, _GONE_SET, _NEXT_TOKEN, _LINE_TOKEN,
+ _WAYS, _OLDEST, _ROWS) = range(13)
 
 
 def bank_init(config):
     """State after :func:`bank_step` has cleared all sets, int64 array: registers, then the rows of the sets."""
     state = np.zeros(_ROWS + WAY_WORDS * config.cache_ways * config.cache_sets, np.int64)
-    state[[_LOOK, _ACT]] = -1
+    state[[_LOOK, _ACT, _GONE_TAG, _GONE_SET, _NEXT_TOKEN, _LINE_TOKEN]] = -1
     state[[_WAYS, _OLDEST]] = config.cache_ways, (1 << age_bits(config)) - 1
     state[_ROWS:].reshape(-1, WAY_WORDS)[:, TAG] = EMPTY
     return state
@@ -164,12 +164,12 @@ def bank_step(state, client, index, tag, replay, room, write_room, skip, demand,
     clear_set : int
         Set to be cleared; -1: none.
     out : int64[8]
-        Filled with ``done`` (bit of the client or 0), evicts, read_hits, presses, token of ``line`` (-1: whatever), victim_tag, victim_set
-        (-1: whatever), and the client in effect (-1: none).
+        Filled with what the bank shows: done, evicts, read_hits, presses, token of line, victim_tag, victim_set (the last three -1 where it does not
+        matter); and with the client in effect (-1: none).
     """
     r = state
     ways, width = r[_WAYS], WAY_WORDS * r[_WAYS]
-    out[3] = r[_LOOK] == FILL and r[victim(r, _ROWS + r[_LOOK_SET] * width, ways) + DIRTY] == 1
+    out[3] = r[_LOOK] == FILL and not replay >> FILL & 1 and r[victim(r, _ROWS + r[_LOOK_SET] * width, ways) + DIRTY] == 1
     out[4], out[5], out[6] = r[_LINE_TOKEN], r[_GONE_TAG], r[_GONE_SET]
     r[_LINE_TOKEN] = r[_NEXT_TOKEN]
     r[_NEXT_TOKEN] = r[_GONE_TAG] = r[_GONE_SET] = -1
@@ -198,4 +198,3 @@ def bank_step(state, client, index, tag, replay, room, write_room, skip, demand,
     r[_ACT_SET], r[_ACT_TAG] = r[_LOOK_SET], r[_LOOK_TAG]
     r[_LOOK] = client if client >= 0 and not replay >> client & 1 else -1
     r[_LOOK_SET], r[_LOOK_TAG] = index, tag
-    r[_NOW] += 1

@@ -205,6 +205,6 @@ def test_arbiter():
 
 
 def test_cache():
-    prove(CacheContract(), mode="bmc", depth=16)
+    prove(CacheContract(), mode="bmc", depth=20)
     with pytest.raises(ProofFailed):
-        prove(CacheContract(never=True), mode="bmc", depth=16)
+        prove(CacheContract(never=True), mode="bmc", depth=20)
