@@ -41,6 +41,8 @@ class ReplayQueue(wiring.Component):
         The front: an operation not yet issued, in order. From registers.
     issue : In(1)
         It was granted; the next one follows.
+    place
+        Where the front is kept, until it leaves: for what its user keeps beside it.
     load, candidate
         The front becomes ``candidate`` in the next cycle.
     done : In(1)
@@ -60,6 +62,7 @@ class ReplayQueue(wiring.Component):
             "closed": In(1),
             "ready_to_issue": Out(1),
             "payload": Out(shape),
+            "place": Out(range(CLIENT_QUEUE)),
             "issue": In(1),
             "load": Out(1),
             "candidate": Out(shape),
@@ -76,7 +79,7 @@ class ReplayQueue(wiring.Component):
         put, get = entries.write_port(), entries.read_port(domain="comb")
         head, next_, tail = (Signal(range(CLIENT_QUEUE), name=name) for name in ("head", "next", "tail"))
         level, unread = Signal(range(CLIENT_QUEUE + 1)), Signal(range(CLIENT_QUEUE + 1))    # unread: not yet at the front
-        front, front_valid = Signal(self._shape), Signal()
+        front, front_place, front_valid = Signal(self._shape), Signal(range(CLIENT_QUEUE)), Signal()
         accept = Signal()
         m.d.comb += [
             self.i_stream.ready.eq((level != CLIENT_QUEUE) & ~self.closed),
@@ -84,12 +87,12 @@ class ReplayQueue(wiring.Component):
             put.addr.eq(tail), put.data.eq(self.i_stream.payload), put.en.eq(accept),
             get.addr.eq(next_), self.candidate.eq(get.data),
             self.load.eq((unread != 0) & (~front_valid | self.issue)),
-            self.ready_to_issue.eq(front_valid), self.payload.eq(front),
+            self.ready_to_issue.eq(front_valid), self.payload.eq(front), self.place.eq(front_place),
             self.level.eq(level), self.oldest.eq(head), self.newest.eq(tail),
         ]
         m.d.sync += [tail.eq(tail + accept), head.eq(head + self.done), level.eq(level + accept - self.done)]
         with m.If(self.load):
-            m.d.sync += front.eq(self.candidate)
+            m.d.sync += [front.eq(self.candidate), front_place.eq(next_)]
         with m.If(self.again):
             m.d.sync += [next_.eq(head + self.done), unread.eq(level + accept - self.done), front_valid.eq(0)]
         with m.Else():
@@ -179,22 +182,35 @@ class FiberCache(wiring.Component):
         m = Module()
 
         # --- client queues --------------------------------------------------------------------------
-        fill_layout = data.StructLayout({"address": address_shape, "line": line_shape, "slot": slot_shape})
-        layouts = {Client.FILL: fill_layout, Client.READ: read_layout(config), Client.WRITE: write_layout(config),
-                   Client.FETCH: fetch_layout(config)}
+        layouts = {Client.FILL: data.StructLayout({"address": address_shape, "slot": slot_shape}), Client.READ: read_layout(config),
+                   Client.WRITE: data.StructLayout({"address": address_shape, "through": 1}), Client.FETCH: fetch_layout(config)}
         queues = {client: ReplayQueue(layout) for client, layout in layouts.items()}
         for client, queue in queues.items():
             m.submodules[f"{client.name.lower()}_queue"] = queue
         wiring.connect(m, wiring.flipped(self.fetch), queues[Client.FETCH].i_stream)
         wiring.connect(m, wiring.flipped(self.read), queues[Client.READ].i_stream)
-        wiring.connect(m, wiring.flipped(self.write), queues[Client.WRITE].i_stream)
-        fills = queues[Client.FILL].i_stream
+        fills, stores = queues[Client.FILL].i_stream, queues[Client.WRITE].i_stream
+        m.d.comb += [
+            stores.valid.eq(self.write.valid), self.write.ready.eq(stores.ready),
+            stores.payload.address.eq(self.write.payload.address), stores.payload.through.eq(self.write.payload.through),
+        ]
 
         # Operations of a client in the look-up and in the effect stage and after it: at most one each, in some bank.
         look, act, past = ({client: Signal(layout, name=f"{stage}_{client.name.lower()}") for client, layout in layouts.items()}
                            for stage in ("look", "act", "past"))
         for client in Client:
             m.d.sync += [look[client].eq(queues[client].payload), act[client].eq(look[client]), past[client].eq(act[client])]
+
+        # Their lines stay beside the queues until the effect stage: a grant moves no wide registers.
+        act_line = {}
+        for client, line in ((Client.FILL, self.read_data.payload.line), (Client.WRITE, self.write.payload.line)):
+            name = client.name.lower()
+            m.submodules[f"{name}_lines"] = kept = Memory(shape=line_shape, depth=CLIENT_QUEUE, init=[])
+            put, get = kept.write_port(), kept.read_port(domain="comb")
+            act_line[client] = Signal(line_shape, name=f"act_{name}_line")
+            m.d.comb += [put.addr.eq(queues[client].newest), put.data.eq(line),
+                         put.en.eq(queues[client].i_stream.valid & queues[client].i_stream.ready)]
+            m.d.sync += [get.addr.eq(queues[client].place), act_line[client].eq(get.data)]
 
         # --- state of misses, of the memory side and of the invalidation -------------------------------
         missing, searched, known, waiting = (Signal(name=f"miss_{name}")
@@ -235,16 +251,23 @@ class FiberCache(wiring.Component):
             m.d.sync += retried.eq(0)
         hold = {Client.FILL: 0, Client.READ: missing | behind_write, Client.WRITE: staged | retried, Client.FETCH: absent}
         recent = [[(Signal(name=f"granted_{age}_{client.name.lower()}"), stage[client].address[:middle]) for client in Client]
-                  for age, stage in enumerate((look, act, past), 1)]
+                  for age, stage in enumerate((look, act), 1)]
         previous = issued
         for stage in recent:
             for client, (valid, _) in zip(Client, stage):
                 m.d.sync += valid.eq(previous[client])
             previous = [valid for valid, _ in stage]
-        for client in Client:
-            place = queues[client].payload.address[:middle]
-            near = recent if client in (Client.FILL, Client.WRITE) else recent[:2]
-            too_near = Cat(valid & (other == place) for stage in near for valid, other in stage).any()
+        # Whether an operation of its set will be too near is found one cycle ahead, for the front and for what may become the front.
+        fronts = [(issued[client], queues[client].payload.address[:middle]) for client in Client]
+        for client, queue in queues.items():
+            place = queue.payload.address[:middle]
+            too_near = Signal(name=f"{client.name.lower()}_too_near")
+            near = [fronts, *recent[:2 if client in (Client.FILL, Client.WRITE) else 1]]
+
+            def conflicts(place):
+                return Cat(valid & (other == place) for stage in near for valid, other in stage).any()
+
+            m.d.sync += too_near.eq(Mux(queue.load, conflicts(queue.candidate.address[:middle]), conflicts(place)))
             taken = Cat(wants[other] & (queues[other].payload.address[:low] == place[:low]) for other in Client if other < client).any()
             m.d.comb += [wants[client].eq(queues[client].ready_to_issue & ~hold[client] & ~again[client]),
                          issued[client].eq(wants[client] & ~too_near & ~taken)]
@@ -258,7 +281,7 @@ class FiberCache(wiring.Component):
             Signal(name=name) for name in ("fill_skip", "fill_demand", "consume", "through"))
         fill_line, write_line = Signal(line_shape), Signal(line_shape)
         m.d.comb += [consume.eq(act[Client.READ].consume), through.eq(act[Client.WRITE].through),
-                     fill_line.eq(act[Client.FILL].line), write_line.eq(act[Client.WRITE].line)]
+                     fill_line.eq(act_line[Client.FILL]), write_line.eq(act_line[Client.WRITE])]
         for number in range(config.cache_banks):
             bank = CacheBank(config)
             m.submodules[f"bank_{number}"] = bank
@@ -383,7 +406,6 @@ class FiberCache(wiring.Component):
 
         m.d.comb += [
             fills.valid.eq(self.read_data.valid), self.read_data.ready.eq(fills.ready),
-            fills.payload.line.eq(self.read_data.payload.line),
             fills.payload.address.eq(pending_address[arrive]), fills.payload.slot.eq(arrive),
         ]
         with m.If(self.read_data.valid & self.read_data.ready):
@@ -414,7 +436,7 @@ class FiberCache(wiring.Component):
         put, get = buffer.write_port(), buffer.read_port(domain="comb")
         take = Signal()
         passed, line_passed = Signal(), Signal()
-        passed_line = Signal(line_shape)
+        past_line, passed_line = Signal(line_shape), Signal(line_shape)
         evict_line = Signal(config.cache_banks)
         m.d.comb += [
             passed.eq(done[Client.WRITE] & past[Client.WRITE].through),
@@ -424,7 +446,7 @@ class FiberCache(wiring.Component):
         ]
         m.d.sync += [
             kill.eq(evicted.any() | passed), evict_line.eq(evicted),
-            line_passed.eq(passed), passed_line.eq(past[Client.WRITE].line),
+            line_passed.eq(passed), past_line.eq(write_line), passed_line.eq(past_line),
             kill_address.eq(_pick([
                 *((evicted[i], Cat(Const(i, low), bank.victim_set, bank.victim_tag)) for i, bank in enumerate(banks)),
                 (passed, past[Client.WRITE].address)])),

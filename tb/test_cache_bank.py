@@ -196,7 +196,7 @@ def sized(request):
 
 def test_random_operations(sized):
     bench, config = sized
-    require(compare(bench, config, 150_000, SEED), 20)
+    require(compare(bench, config, 200_000, SEED), 20)
 
 
 def test_under_cocotb(sized):
