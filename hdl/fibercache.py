@@ -49,8 +49,8 @@ class ReplayQueue(wiring.Component):
         The oldest operation has taken effect and leaves.
     again : In(1)
         All operations, but the one that is done, must be issued again, two cycles later at the earliest; overrules ``issue``.
-    level : Out
-        Operations in the queue, issued or not.
+    empty : Out
+        No operation is in the queue, issued or not.
     oldest, newest : Out
         Place of the operation that leaves next, and of the one that is accepted next.
     """
@@ -68,7 +68,7 @@ class ReplayQueue(wiring.Component):
             "candidate": Out(shape),
             "done": In(1),
             "again": In(1),
-            "level": Out(range(CLIENT_QUEUE + 1)),
+            "empty": Out(1),
             "oldest": Out(range(CLIENT_QUEUE)),
             "newest": Out(range(CLIENT_QUEUE)),
         })
@@ -77,27 +77,26 @@ class ReplayQueue(wiring.Component):
         m = Module()
         m.submodules.entries = entries = Memory(shape=self._shape, depth=CLIENT_QUEUE, init=[])
         put, get = entries.write_port(), entries.read_port(domain="comb")
-        head, next_, tail = (Signal(range(CLIENT_QUEUE), name=name) for name in ("head", "next", "tail"))
-        level, unread = Signal(range(CLIENT_QUEUE + 1)), Signal(range(CLIENT_QUEUE + 1))    # unread: not yet at the front
+        # The highest bit tells an empty queue from a full one. No counters: what a grant moves is this and the front.
+        head, next_, tail = (Signal(range(2 * CLIENT_QUEUE), name=name) for name in ("head", "next", "tail"))
         front, front_place, front_valid = Signal(self._shape), Signal(range(CLIENT_QUEUE)), Signal()
         accept = Signal()
         m.d.comb += [
-            self.i_stream.ready.eq((level != CLIENT_QUEUE) & ~self.closed),
+            self.i_stream.ready.eq((tail ^ head != CLIENT_QUEUE) & ~self.closed),
             accept.eq(self.i_stream.valid & self.i_stream.ready),
             put.addr.eq(tail), put.data.eq(self.i_stream.payload), put.en.eq(accept),
             get.addr.eq(next_), self.candidate.eq(get.data),
-            self.load.eq((unread != 0) & (~front_valid | self.issue)),
+            self.load.eq((next_ != tail) & (~front_valid | self.issue)),
             self.ready_to_issue.eq(front_valid), self.payload.eq(front), self.place.eq(front_place),
-            self.level.eq(level), self.oldest.eq(head), self.newest.eq(tail),
+            self.empty.eq(head == tail), self.oldest.eq(head), self.newest.eq(tail),
         ]
-        m.d.sync += [tail.eq(tail + accept), head.eq(head + self.done), level.eq(level + accept - self.done)]
+        m.d.sync += [tail.eq(tail + accept), head.eq(head + self.done)]
         with m.If(self.load):
             m.d.sync += [front.eq(self.candidate), front_place.eq(next_)]
         with m.If(self.again):
-            m.d.sync += [next_.eq(head + self.done), unread.eq(level + accept - self.done), front_valid.eq(0)]
+            m.d.sync += [next_.eq(head + self.done), front_valid.eq(0)]
         with m.Else():
-            m.d.sync += [next_.eq(next_ + self.load), unread.eq(unread + accept - self.load),
-                         front_valid.eq(self.load | front_valid & ~self.issue)]
+            m.d.sync += [next_.eq(next_ + self.load), front_valid.eq(self.load | front_valid & ~self.issue)]
         return m
 
 
@@ -222,6 +221,7 @@ class FiberCache(wiring.Component):
         stored = Signal(range(config.write_buffer + WRITE_SLACK + 1))       # lines in the write buffer
         kill, kill_address = Signal(), Signal(address_shape)                # one more comes next
         draining, clearing, clear_set = Signal(), Signal(init=1), Signal(set_bits(config))
+        closed = Signal(init=1)     # draining or clearing, and nothing else: a register of its own for the clients' readiness
 
         # --- grant: one operation per client and bank, those of a set at their distance -----------------
         low, middle = bank_bits(config), bank_bits(config) + set_bits(config)
@@ -267,7 +267,7 @@ class FiberCache(wiring.Component):
             def conflicts(place):
                 return Cat(valid & (other == place) for stage in near for valid, other in stage).any()
 
-            m.d.sync += too_near.eq(Mux(queue.load, conflicts(queue.candidate.address[:middle]), conflicts(place)))
+            m.d.sync += too_near.eq(Mux(queue.ready_to_issue & ~issued[client], conflicts(place), conflicts(queue.candidate.address[:middle])))
             taken = Cat(wants[other] & (queues[other].payload.address[:low] == place[:low]) for other in Client if other < client).any()
             m.d.comb += [wants[client].eq(queues[client].ready_to_issue & ~hold[client] & ~again[client]),
                          issued[client].eq(wants[client] & ~too_near & ~taken)]
@@ -412,7 +412,7 @@ class FiberCache(wiring.Component):
             m.d.sync += arrive.eq(arrive + 1)
 
         for client, queue in queues.items():
-            m.d.comb += [queue.issue.eq(issued[client]), queue.closed.eq(0 if client == Client.FILL else self.busy)]
+            m.d.comb += [queue.issue.eq(issued[client]), queue.closed.eq(0 if client == Client.FILL else closed)]
             if client == Client.READ:
                 m.d.comb += [queue.done.eq(done[client] | answered), queue.again.eq(again[client] | answered)]
             elif client == Client.FETCH:
@@ -465,20 +465,20 @@ class FiberCache(wiring.Component):
         # --- invalidation, idle, events -----------------------------------------------------------------------
         quiet = Signal()
         m.d.comb += [
-            quiet.eq((Cat(queue.level != 0 for queue in queues.values()) == 0) & ~missing & ~absent & ~entering & ~staged
+            quiet.eq(Cat(queue.empty for queue in queues.values()).all() & ~missing & ~absent & ~entering & ~staged
                      & ~request_valid & (reserved == 0)),
-            self.busy.eq(draining | clearing),
+            self.busy.eq(closed),
             self.hit.eq(done[Client.READ]), self.miss.eq(again[Client.READ]),
             self.idle.eq(quiet & drained & ~hit_coming & ~answered & ~self.response.valid & ~self.busy),
         ]
         with m.If(self.invalidate & ~self.busy):
-            m.d.sync += draining.eq(1)
+            m.d.sync += [draining.eq(1), closed.eq(1)]
         with m.If(draining & quiet):
             m.d.sync += [draining.eq(0), clearing.eq(1)]
         with m.If(clearing):
             m.d.sync += clear_set.eq(clear_set + 1)
             with m.If(clear_set == config.cache_sets - 1):
-                m.d.sync += clearing.eq(0)
+                m.d.sync += [clearing.eq(0), closed.eq(0)]
         m.d.sync += [
             self.eviction.eq(evicted.any()),
             self.error.eq(self.read_data.valid & self.read_data.ready & self.read_data.payload.error),

@@ -62,7 +62,7 @@ class BankContract(wiring.Component):
         clients = [Signal(Client, name=f"client_{stage}") for stage in ("look", "act")]
         here = [Signal(name=f"here_{stage}") for stage in ("look", "act")]
         same_set, press = Signal(), Signal()
-        struck = [(free.replay >> client.as_value())[0] for client in (free.client, *clients)]
+        struck = [free.replay.bit_select(client, 1) for client in (free.client, *clients)]
         m.d.sync += [
             looks.eq(free.grant & ~struck[0]), acts.eq(looks & ~struck[1]), clients[0].eq(free.client), clients[1].eq(clients[0]),
             here[0].eq((free.set == self.set) & (free.tag == self.tag)), here[1].eq(here[0]), same_set.eq(sets[0] == self.set),

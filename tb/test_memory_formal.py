@@ -41,6 +41,8 @@ class QueueContract(wiring.Component):
         ahead = Signal(range(CLIENT_QUEUE + 1))            # operations before the marked one
         issued = Signal(range(CLIENT_QUEUE + 1))           # operations issued since the last failure and not done
         accept, mark, turn = Signal(), Signal(), Signal()
+        level = Signal(range(CLIENT_QUEUE + 1))            # operations in the queue
+        m.d.sync += level.eq(level + accept - self.done)
         m.d.comb += [
             Assume(~ResetSignal()),
             queue.i_stream.valid.eq(self.valid), mark.eq(self.mark & ~marked), queue.i_stream.payload.eq(mark),
@@ -49,20 +51,20 @@ class QueueContract(wiring.Component):
             turn.eq(marked & ~left & (ahead == issued)),
             # Only what is there is issued; only what was issued is done or fails, but an answered miss is both.
             Assume(~self.issue | queue.ready_to_issue),
-            Assume(~self.done | (issued != 0) | self.again & (queue.level != 0)),
-            Assume(~self.again | (queue.level != 0)),
+            Assume(~self.done | (issued != 0) | self.again & (level != 0)),
+            Assume(~self.again | (level != 0)),
         ]
         m.d.sync += issued.eq(Mux(self.again, 0, issued + self.issue - self.done))
         with m.If(accept & mark):
-            m.d.sync += [marked.eq(1), ahead.eq(queue.level - self.done)]
+            m.d.sync += [marked.eq(1), ahead.eq(level - self.done)]
         with m.Elif(marked & ~left):
             with m.If(self.done):
                 m.d.sync += [ahead.eq(ahead - 1), left.eq(ahead == 0)]
             with m.If(self.issue & turn & ~self.again & (tries != 3)):
                 m.d.sync += tries.eq(tries + 1)
         m.d.comb += [
-            Assert(queue.level <= CLIENT_QUEUE),
-            Assert(~queue.ready_to_issue | (issued < queue.level)),
+            Assert(level <= CLIENT_QUEUE), Assert(queue.empty == (level == 0)),
+            Assert(~queue.ready_to_issue | (issued < level)),
             Assert(~queue.ready_to_issue | (queue.payload == turn)),
             Assert(~(accept & self.closed)),
         ]
