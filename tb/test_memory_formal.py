@@ -207,6 +207,6 @@ def test_arbiter():
 
 
 def test_cache():
-    prove(CacheContract(), mode="bmc", depth=20)
+    prove(CacheContract(), mode="bmc", depth=18)
     with pytest.raises(ProofFailed):
-        prove(CacheContract(never=True), mode="bmc", depth=20)
+        prove(CacheContract(never=True), mode="bmc", depth=18)
