@@ -23,9 +23,11 @@ class Step(enum.Enum, shape=4):
     RUN = 5         # until the interrupt
     STATUS = 6
     CYCLES = 7
-    DISABLE = 8     # the interrupt
-    RESET = 9       # abandon the job
-    DRAIN = 10      # read status until nothing runs
+    CLEAN = 8       # clear status.finished: it is the queue's, not the host's
+    DISABLE = 9     # the interrupt
+    RESET = 10      # abandon the job
+    DRAIN = 11      # read status until nothing runs
+    WIPE = 12       # clear status.finished, should the job have ended just before
 
 
 class Access(enum.Enum, shape=2):
@@ -195,7 +197,7 @@ class JobQueue(wiring.Component):
     def _queue(self, m, step, ask, answered, jobs, results, job, result, flush):
         """A job's accesses, one after the other."""
         status = self.core_response.payload.data
-        writes = {Step.CLEAR: ("status", 1 << 1), Step.PROGRAM: ("program", job.program), Step.START: ("control", 1 << 8 | 1),
+        writes = {Step.CLEAR: ("status", 1 << 1), Step.CLEAN: ("status", 1 << 1), Step.WIPE: ("status", 1 << 1), Step.PROGRAM: ("program", job.program), Step.START: ("control", 1 << 8 | 1),
                   Step.DISABLE: ("control", 0), Step.RESET: ("control", 1 << 1)}
         reads = {Step.CHECK: "status", Step.STATUS: "status", Step.CYCLES: "cycles_low", Step.DRAIN: "status"}
         with m.Switch(step):
@@ -207,16 +209,18 @@ class JobQueue(wiring.Component):
                     m.d.comb += ask.address.eq(regmap.register(name).offset)
         m.d.comb += [results.i.payload.eq(result)]
 
-        following = {Step.CLEAR: Step.PROGRAM, Step.PROGRAM: Step.START, Step.START: Step.RUN, Step.STATUS: Step.CYCLES, Step.CYCLES: Step.DISABLE,
+        following = {Step.CLEAR: Step.PROGRAM, Step.PROGRAM: Step.START, Step.START: Step.RUN, Step.STATUS: Step.CYCLES, Step.CYCLES: Step.CLEAN, Step.CLEAN: Step.DISABLE,
                      Step.RESET: Step.DRAIN}
         begin = Signal()
+        abandoning = Signal()
+        m.d.comb += abandoning.eq((step == Step.RESET) | (step == Step.DRAIN) | (step == Step.WIPE))
         m.d.comb += [begin.eq((step == Step.IDLE) & ~flush & jobs.o.valid & results.i.ready), jobs.o.ready.eq(begin),
                      results.i.valid.eq((step == Step.DISABLE) & answered & ~flush)]
         with m.If(step == Step.IDLE):
             m.d.sync += flush.eq(0)     # the host sets it at any time: it wins, see _host
         with m.If(begin):
             m.d.sync += [step.eq(Step.CHECK), job.eq(jobs.o.payload)]
-        with m.Elif(flush & ((step == Step.RUN) | answered & (step != Step.RESET) & (step != Step.DRAIN))):
+        with m.Elif(flush & ((step == Step.RUN) | answered & ~abandoning)):
             m.d.sync += step.eq(Step.RESET)
         with m.Elif(answered):
             with m.Switch(step):
@@ -230,7 +234,9 @@ class JobQueue(wiring.Component):
                     m.d.sync += step.eq(Step.IDLE)
                 with m.Case(Step.DRAIN):
                     with m.If(~status[0]):
-                        m.d.sync += [step.eq(Step.IDLE), flush.eq(0)]
+                        m.d.sync += step.eq(Step.WIPE)
+                with m.Case(Step.WIPE):
+                    m.d.sync += [step.eq(Step.IDLE), flush.eq(0)]
             with m.If(step == Step.STATUS):
                 m.d.sync += [result.code.eq(status[8:16]), result.layer.eq(status[16:32])]
             with m.If(step == Step.CYCLES):

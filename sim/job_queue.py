@@ -19,6 +19,7 @@ def run_job(program):
     yield "interrupt"
     status = yield "status", None
     cycles = yield "cycles_low", None
+    yield "status", 1 << 1
     yield "control", 0
     return status >> 8 & 255, status >> 16, cycles
 
@@ -28,6 +29,7 @@ def abandon_job():
     yield "control", 1 << 1
     while (yield "status", None) & 1:
         pass
+    yield "status", 1 << 1
 
 
 class JobQueueModel:

@@ -32,9 +32,9 @@ class SystemFault(RuntimeError):
 
 
 @functools.cache
-def _bench(config, axi, verilog_edit):
+def _bench(config, axi, verilog_edit, quick):
     """Making the Verilog takes longer than a run."""
-    return Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit)
+    return Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit, quick=quick)
 
 
 class AxiSystem:
@@ -56,6 +56,8 @@ class AxiSystem:
         Of the stalls.
     verilog_edit : callable, optional
         Fault injection, see :class:`~neuroflex.tb.bench.Bench`.
+    quick : bool
+        Build in half the time a simulator that runs at a fraction of the speed: for short runs.
 
     Attributes
     ----------
@@ -63,12 +65,12 @@ class AxiSystem:
         Its content: read and write it at any time.
     """
 
-    def __init__(self, config, axi=AxiConfig(), *, memory_bytes=1 << 22, base=0x1000_0000, latency=20, stall=0.0, seed=1, verilog_edit=None):
+    def __init__(self, config, axi=AxiConfig(), *, memory_bytes=1 << 22, base=0x1000_0000, latency=20, stall=0.0, seed=1, verilog_edit=None, quick=False):
         if memory_bytes % PAGE_BYTES or base % PAGE_BYTES or base + memory_bytes > 1 << axi.address_bits:
             raise ValueError(f"memory must be whole pages of {PAGE_BYTES} bytes within {axi.address_bits} address bits")
         self.config, self.axi, self.base = config, axi, base
         self.memory = np.zeros(memory_bytes, np.uint8)
-        self.bench = _bench(config, axi, verilog_edit)
+        self.bench = _bench(config, axi, verilog_edit, quick)
         stim, trace = self.bench._stim, self.bench._trace
         inputs = np.array([stim.places[f"m_axi_{n}"][:2] for n in _MASTER_IN] + [stim.places[f"s_axi_{n}"][:2] for n in _SLAVE_IN], np.int64)
         outputs = np.array([trace.places[f"m_axi_{n}"][:2] for n in _MASTER_OUT] + [trace.places[f"s_axi_{n}"][:2] for n in _SLAVE_OUT]

@@ -81,6 +81,7 @@ def test_axi_split(preset, settings, cycles):
     run(Bench(AxiSplit(config=config, axi=axi), name="axi_split"), config, axi, 41, cycles).require(3)
 
 
+@pytest.mark.long       # the master's cocotb case has this block in it
 def test_axi_split_cocotb():
     config, axi = PRESETS["tiny"], AxiConfig()
     run(Bench(AxiSplit(config=config, axi=axi), name="axi_split"), config, axi, 42, 1_000, engine="cocotb")

@@ -104,6 +104,7 @@ def test_axi_write_long(seed):
         run(Bench(AxiWrite(config=config, axi=axi), name="axi_write"), config, axi, seed, 30_000)
 
 
+@pytest.mark.long       # the master's cocotb case has this block in it
 def test_axi_write_cocotb():
     config, axi = PRESETS["tiny"], AxiConfig()
     run(Bench(AxiWrite(config=config, axi=axi), name="axi_write"), config, axi, 71, 1_500, engine="cocotb")

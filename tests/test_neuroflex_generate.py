@@ -6,6 +6,7 @@ import json
 import pytest
 
 from neuroflex import generate as module
+from neuroflex.axi import AxiConfig
 from neuroflex.config import PRESETS, ArchConfig
 from neuroflex.generate import MANIFEST, GenerateError, files_match, generate, parameter_header
 
@@ -67,13 +68,27 @@ def test_foreign_folder_is_refused(tmp_path):
 
 def test_failure_leaves_the_old_folder(tmp_path, monkeypatch):
     folder = tmp_path / "out"
-    monkeypatch.setattr(module, "design_files", lambda config: {"a.txt": "old"})
+    monkeypatch.setattr(module, "design_files", lambda config, axi: {"a.txt": "old"})
     generate(PRESETS["tiny"], folder)
-    monkeypatch.setattr(module, "design_files", lambda config: {"a.txt": "new", "b.txt": object()})
+    monkeypatch.setattr(module, "design_files", lambda config, axi: {"a.txt": "new", "b.txt": object()})
     with pytest.raises((TypeError, AttributeError)):
         generate(PRESETS["tiny"], folder)
     assert (folder / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_axi_shell(tmp_path):
+    """With a shell: another top with the ports that vendors' tools look for, and the shell's registers."""
+    done = generate(PRESETS["tiny"], tmp_path / "out", axi=AxiConfig(data_bits=128))
+    assert done.top == "neuroflex_tiny_axi"
+    top = (done.folder / "rtl" / f"{done.top}.v").read_text()
+    for port in ("input aclk;", "input aresetn;", "input [11:0] s_axi_awaddr;", "output s_axi_bvalid;", "output [31:0] m_axi_araddr;", "input [127:0] m_axi_rdata;",
+                 "output [15:0] m_axi_wstrb;", "output irq;"):
+        assert port in top
+    assert "// AXI shell" in top and " data_bits             128  width of the AXI4 data bus" in top
+    assert json.loads((done.folder / MANIFEST).read_text())["axi"]["data_bits"] == 128
+    assert "#define NEUROFLEX_QUEUE_PUSH 0x11Cu" in (done.folder / "registers.h").read_text()
+    assert "| 0x11C | queue_push |" in (done.folder / "registers.md").read_text()
 
 
 def test_header_wraps_long_meanings():
