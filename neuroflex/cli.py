@@ -19,6 +19,7 @@ _COMMANDS = {
     "verify": "Compare RTL and golden model in every cycle.",
     "bench": "Measure a synthetic sparse layer on RTL and model.",
     "compare": "Compare whole networks with every baseline.",
+    "sweep": "Compare many networks, configurations and seeds in parallel.",
     "info": "Show a configuration, a network, a program image, or the tools.",
 }
 

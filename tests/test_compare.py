@@ -10,8 +10,9 @@ from neuroflex.compare import baselines
 from neuroflex.compare.measure import BASELINES, POLICIES, Part, Subject, compare_network, subject_of
 from neuroflex.compare.shaped import shaped_layer
 from neuroflex.compare.shapes import SHAPES, LayerShape, NetworkShape, host_work
+from neuroflex.compare.timelines import timelines_of, write_trace
 from neuroflex.compiler.synthetic import synthetic_layer
-from neuroflex.config import PRESETS
+from neuroflex.config import PRESETS, load_config
 from neuroflex.formats import Core
 from neuroflex.measure import measure_layer
 from neuroflex.sim.energy import energy_table
@@ -200,13 +201,39 @@ def test_wrong_calls_say_what_would_be_right(capsys):
 
 
 def test_trace_events_open_in_perfetto(tmp_path):
-    assert main(["compare", "peer_2", "--config", "tiny", "--rows", "8", "--json", "--trace", str(tmp_path / "trace.json")]) == 0
+    subject = subject_of(SMALL, seed=3)
+    parts = timelines_of(subject, TINY, compare_network(subject, TINY, seed=3))
+    write_trace({"small": parts}, tmp_path / "trace.json")
     trace = json.loads((tmp_path / "trace.json").read_text())
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "thread_name"}
     assert set(names.values()) == {"layers", "ANN 0", "ANN 1", "SNN 0", "SNN 1"}
     slices = [e for e in trace["traceEvents"] if e["ph"] == "X"]
     layers = [e for e in slices if names[e["pid"], e["tid"]] == "layers"]
-    assert [e["name"] for e in layers] == ["fc1", "fc2"] and all(e["dur"] > 0 for e in slices)
+    assert [e["name"] for e in layers] == ["a", "b"] and all(e["dur"] > 0 for e in slices)
     assert np.isclose(layers[0]["ts"] + layers[0]["dur"], layers[1]["ts"])
     for event in slices:
-        assert event["name"] in ("fc1", "fc2") and layers[0]["ts"] <= event["ts"] <= layers[1]["ts"] + layers[1]["dur"]
+        own = layers[event["name"] == "b"]
+        assert own["ts"] <= event["ts"] and event["ts"] + event["dur"] <= own["ts"] + own["dur"] + 1e-9
+
+
+def test_command_writes_a_trace(tmp_path, capsys):
+    assert main(["compare", "peer_2", "--config", "tiny", "--rows", "8", "--json", "--trace", str(tmp_path / "trace.json")]) == 0
+    names = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"] if event["ph"] == "X"}
+    assert names == {"peer_2", "fc1", "fc2"} and json.loads(capsys.readouterr().out)["networks"]["peer_2"]["sampled"] < 1
+
+
+def test_chained_layers_keep_the_stated_density():
+    for percent in (2, 10, 50, 100):
+        subject = subject_of(f"peer_{percent}")
+        trace = subject.parts[0].trace
+        assert len(subject.parts) == 1 and [layer.name for layer in subject.parts[0].network.layers] == ["fc1", "fc2"]
+        assert abs(trace.layers["fc2"].density - percent / 100) < 0.02 and abs(trace.layers["fc1"].density - percent / 100) < 0.04
+
+
+@pytest.mark.long
+def test_peer_network_is_near_the_bound_of_dual_sparsity():
+    config = load_config("examples/peer64.toml")
+    for percent, bar in ((10, 1.15), (50, 1.15), (100, 1.15), (2, 1.7)):
+        mine = _compare(subject_of(f"peer_{percent}"), config)
+        bound = sum(layer["matches"] for layer in mine["layers"]) / (config.ann_pes + config.snn_pes)
+        assert 1 <= mine["cycles_running"] / bound < bar

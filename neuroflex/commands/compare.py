@@ -40,8 +40,8 @@ def command(networks, config_name, rows, images, coefficients, latency, report_f
         which = name if name in SHAPES else load_network(name)
         errors.print(f"[bold]{name}[/bold] on {config.name}")
         with progress() as bar:
-            def track(items, text, bar=bar):
-                return bar.track(items, description=f"{text:>17}")
+            def track(items, text, total=None, bar=bar):
+                return bar.track(items, total=total, description=f"{text:>17}")
 
             subject = subject_of(which, seed=seed, rows=rows, images=images, track=track)
             comparison = compare_network(subject, config, seed=seed, coefficients=coefficients, latency=latency, track=track)

@@ -9,7 +9,7 @@ from time import process_time
 import numpy as np
 
 from neuroflex.compare import baselines
-from neuroflex.compare.shaped import shaped_layer
+from neuroflex.compare.shaped import chained_network, shaped_layer
 from neuroflex.compare.shapes import SHAPES, host_work
 from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles, row_chunks
 from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, profile, schedule, schedule_tiles
@@ -58,16 +58,22 @@ class Subject:
     evaluation_seconds: float = 0.0
 
 
-def _shaped_parts(layers, seed, rows, track):
-    for number, layer in enumerate(track(layers, "drawing layers")):
-        cut, fraction = layer.cut(rows) if rows else (layer, 1.0)
-        network, tensors = shaped_layer(cut, seed=(seed, number))
+def _silent(items, text, total=None):
+    return items
+
+
+def _shaped_parts(shape, seed, rows, track):
+    cut = [layer.cut(rows) if rows else (layer, 1.0) for layer in shape.layers]
+    drawn = ((shaped_layer(layer, seed=(seed, number)), fraction) for number, (layer, fraction) in enumerate(cut))
+    if shape.chained:
+        drawn = [(chained_network([layer for layer, _ in cut], name=shape.name, seed=seed), cut[0][1])]
+    for (network, tensors), fraction in track(drawn, "drawing layers", total=1 if shape.chained else len(cut)):
         started = process_time()
         trace = evaluate(network, tensors, quantised=True)
         yield Part(network=network, tensors=tensors, trace=trace, calibration=trace, fraction=fraction), process_time() - started
 
 
-def subject_of(which, *, seed=0, rows=None, images=1, track=lambda items, text: items):
+def subject_of(which, *, seed=0, rows=None, images=1, track=_silent):
     """What ``neuroflex compare`` runs.
 
     Parameters
@@ -88,7 +94,7 @@ def subject_of(which, *, seed=0, rows=None, images=1, track=lambda items, text: 
     """
     shape = SHAPES.get(which, which) if isinstance(which, str) else which
     if hasattr(shape, "host"):
-        parts, seconds = zip(*_shaped_parts(shape.layers, seed, rows, track))
+        parts, seconds = zip(*_shaped_parts(shape, seed, rows, track))
         return Subject(name=shape.name, title=shape.title, parts=list(parts), images=1, densities="synthetic densities", source=shape.source,
                        host=shape.host, host_share=host_work(shape), evaluation_seconds=sum(seconds))
     network = shape
@@ -238,7 +244,7 @@ def _schedules(subject, config, energy, seed, track):
     return by_part, costs
 
 
-def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", latency=20, track=lambda items, text: items):
+def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", latency=20, track=_silent):
     """Run a subject under every policy.
 
     Parameters
@@ -251,7 +257,7 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
         A set of `neuroflex.sim.energy.SETS`.
     latency : int
         Cycles that memory takes to answer a read.
-    track : callable(items, text) → iterable
+    track : callable(items, text, total=None) → iterable
         Progress.
 
     Returns

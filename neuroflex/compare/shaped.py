@@ -6,15 +6,20 @@
   independently of each other.
 * Nonzero levels follow P(q) ∝ 0.6**q for q = 1 … L; with more than 15 levels (images) they are uniform.
 
+Layers that are chained to one program get their inputs from the layer before, whose biases give every column the stated density.
+
 The concentrations and the ratio are about those of the trained networks that come with NeuroFlex (``docs/comparison.md``).
 """
 
-__all__ = ["COLUMN_CONCENTRATION", "CHANNEL_CONCENTRATION", "LEVEL_RATIO", "shaped_layer"]
+__all__ = ["COLUMN_CONCENTRATION", "CHANNEL_CONCENTRATION", "LEVEL_RATIO", "chained_network", "shaped_layer"]
+
+from dataclasses import replace
 
 import numpy as np
 
 from neuroflex.compiler.network import InputSpec, Layer, Network, Source, Window
 from neuroflex.compiler.synthetic import thresholds
+from neuroflex.sim.network import accumulate, evaluate, gather
 
 COLUMN_CONCENTRATION = 100.0
 CHANNEL_CONCENTRATION = 8.0
@@ -71,7 +76,38 @@ def shaped_layer(shape, *, seed=0):
     image = (1, shape.channels, shape.height, shape.width)
     tensor = (_levels(rng, shape.levels_in, image) * (rng.random(image, np.float32) < channels)).astype(np.uint8)
     if shape.packed:
-        from neuroflex.sim.network import gather
-
         tensor = gather(tensor, window).transpose(0, 3, 1, 2).copy()
     return network, tensor
+
+
+def chained_network(shapes, *, name, seed=0):
+    """Linear layers as one network, each reading the one before.
+
+    Parameters
+    ----------
+    shapes : sequence of LayerShape
+        Of equal grids and 1×1 windows.
+    name : str
+    seed : int
+
+    Returns
+    -------
+    network, tensor
+        As for `shaped_layer`.
+    """
+    layers, first, tensor = [], None, None
+    for number, shape in enumerate(shapes):
+        network, drawn = shaped_layer(shape, seed=(seed, number))
+        layer = network.layers[0]
+        if number == 0:
+            first, tensor = network.input, drawn
+        else:
+            layer = replace(layer, sources=[Source(tensor=layers[-1].name)])
+        if number + 1 < len(shapes):
+            before = Network(name=name, input=first, layers=layers) if layers else None
+            rows = gather(evaluate(before, tensor, quantised=True).output if before else tensor, Window())
+            wanted = np.quantile(accumulate(rows, layer.weights).reshape(-1, layer.columns), 1 - shapes[number + 1].activation_density, axis=0,
+                                 method="lower" if shapes[number + 1].activation_density == 1 else "higher")
+            layer = replace(layer, bias=-(-layer.theta.astype(np.int64) // 2) - wanted.astype(np.int64))
+        layers.append(layer)
+    return Network(name=name, input=first, layers=layers, metadata={"densities": "synthetic"}), tensor

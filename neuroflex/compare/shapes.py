@@ -99,6 +99,8 @@ class NetworkShape:
         What the host does → operations (additions, multiplications, comparisons).
     source : str
         Where shapes and densities come from.
+    chained : bool
+        The layers run as one program, each reading what the one before has written.
     """
 
     name: str
@@ -106,6 +108,7 @@ class NetworkShape:
     layers: tuple
     host: dict
     source: str
+    chained: bool = False
 
     @property
     def macs(self):
@@ -228,7 +231,7 @@ def _peer(percent):
                          weight_density=1.0),
               LayerShape(name="fc2", channels=128, columns=10, height=73, levels_in=1, levels_out=1, activation_density=percent / 100,
                          weight_density=1.0))
-    return NetworkShape(name=f"peer_{percent}", title=f"256-128-10, 73 steps, {percent} % spikes", layers=layers, host={},
+    return NetworkShape(name=f"peer_{percent}", title=f"256-128-10, 73 steps, {percent} % spikes", layers=layers, host={}, chained=True,
                         source="shape: the spiking peers' MNIST network; spikes of the stated density, dense weights")
 
 

@@ -1,0 +1,46 @@
+"""``neuroflex sweep``"""
+from pathlib import Path
+
+import click
+
+from neuroflex.commands.common import CheckFailed, emit, errors, json_option, progress, table
+
+__all__ = ["command"]
+
+
+@click.command("sweep")
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK...")
+@click.option("--config", "configs", multiple=True, default=("paper",), show_default=True, metavar="NAME|FILE", help="A preset or a TOML file; repeat for several.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds: 0, 1, ...")
+@click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale.")
+@click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network.")
+@click.option("--output", "-o", "folder", default="build/sweep", show_default=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for the results, a file per job; jobs whose file is there are not run again.")
+@click.option("--processes", type=click.IntRange(1), help="Local processes; one for each processor by default.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786: its workers run the jobs.")
+@json_option
+def command(networks, configs, seeds, rows, images, folder, processes, scheduler, as_json):
+    """Compare many networks on many configurations with many seeds, in parallel, resumable.
+
+    Each job is what `neuroflex compare` does. A worker that dies loses its own job only, which another one takes over.
+    """
+    from neuroflex.commands.common import load_network
+    from neuroflex.compare.shapes import SHAPES
+    from neuroflex.compare.sweep import SweepFailed, jobs_of, sweep
+    from neuroflex.config import load_config
+
+    for name in networks:
+        if name not in SHAPES:
+            load_network(name)          # refuses what is none before anything starts
+    jobs = jobs_of(dict.fromkeys(networks), [load_config(name) for name in dict.fromkeys(configs)], range(seeds), rows=rows, images=images)
+    with progress() as bar:
+        task = bar.add_task("comparisons", total=len(jobs))
+        try:
+            results = sweep(jobs, folder, processes=processes, scheduler=scheduler, done=lambda job: bar.advance(task))
+        except SweepFailed as error:
+            raise CheckFailed(str(error)) from None
+    errors.print(f"results: {folder}")
+    rows = [(one["network"], one["configuration"], one["seed"], one["cycles"], one["energy_pj"], one["edp"]["hybrid"] / one["edp"]["ann_only"],
+             one["throughput_vs_random"], one["utilisation"]) for one in results.values()]
+    emit(as_json, {"folder": folder, "jobs": list(results.values())},
+         table("comparisons", ("network", "configuration", "seed", "cycles", "energy, pJ", "EDP over ANN-only", "over random", "utilisation"), rows))
