@@ -6,13 +6,18 @@ Stimuli: reads and writes of 1 to 40 lines in a few windows, so that most meet o
 at random times, with random stalls and refused accesses; a core that stops taking lines.
 Checks: every output in every cycle; every line read without an error has what the port's order says, whatever the memory does; each request has its answers; bursts stay in
 their pages. At least four reads under way.
-Faults: a write that does not wait for reads must be seen, by the bench and by the order of what is read.
+Contract (formal, the first cycles from reset): a read and a write of the same window are never under way together.
+Faults: a write that does not wait for reads must be seen, by the bench, by the order of what is read, and by the proof.
 """
 import numpy as np
 import pytest
+from amaranth.hdl import Assert, Assume, Const, Cover, Module, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
 
 from neuroflex.axi import PAGE_BYTES, AxiConfig
 from neuroflex.config import PRESETS
+from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl.axi_master import AxiMaster
 from neuroflex.sim.axi_master import AxiMasterModel
 from neuroflex.tb.axi_memory import AxiMemory
@@ -144,3 +149,68 @@ def test_what_is_read_shows_the_order():
             out, inputs = model.outputs(), environment.drive()
             environment.step(out, inputs)
             model.step(inputs)
+
+
+class Contract(wiring.Component):
+    """Any requests of one line, a memory that answers in order at any time; one window, chosen freely, is watched.
+
+    ``never`` adds the false claim that no write is answered while a read of the window is under way.
+    """
+
+    def __init__(self, never=False):
+        self._never = never
+        super().__init__({name: In(width) for name, width in (
+            ("valid", 1), ("address", 6), ("write", 1), ("window", 3), ("line", 1), ("take", 1), ("arready", 1), ("rvalid", 1), ("awready", 1), ("wready", 1),
+            ("bvalid", 1))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.master = master = AxiMaster(config=FORMAL, axi=FORMAL_AXI)
+        memory, read, write = master.memory, master.read, master.write
+        zeros = FORMAL_AXI.burst_bytes.bit_length() - 1
+        window, started = Signal(3), Signal()
+        m.d.sync += [window.eq(self.window), started.eq(1)]
+        m.d.comb += [
+            Assume(~ResetSignal()), Assume(~started | (self.window == window)), memory.request.valid.eq(self.valid), memory.request.payload.address.eq(self.address),
+            memory.request.payload.lines.eq(1), memory.request.payload.write.eq(self.write), memory.write_data.valid.eq(self.line),
+            memory.read_data.ready.eq(self.take), memory.write_done.ready.eq(1), read.arready.eq(self.arready), write.awready.eq(self.awready),
+            write.wready.eq(self.wready),
+        ]
+        # Bursts that memory has and has not answered, oldest first: whether they are of the window.
+        under_way = []
+        for name, valid, ready, address, wish, end in (("reads", read.arvalid, self.arready, read.araddr, self.rvalid, (read.rvalid, read.rready)),
+                                                       ("writes", write.awvalid, self.awready, write.awaddr, self.bvalid, (write.bvalid, write.bready))):
+            ours = Signal(8, name=f"{name}_ours")
+            count = Signal(4, name=f"{name}_count")
+            here = Signal(name=f"{name}_here")
+            answered = end[0] & end[1]
+            m.d.comb += [here.eq(address[zeros:] == window), end[0].eq(wish & (count != 0)), Assert(count <= FORMAL_AXI.reads)]
+            left = Signal(4, name=f"{name}_left")
+            m.d.comb += left.eq(count - answered)
+            m.d.sync += [count.eq(left + (valid & ready)), ours.eq((ours >> answered) | ((valid & ready & here) << left))]
+            under_way.append((valid & here) | (ours != 0))
+            m.d.comb += Cover(ours[0] & answered)
+        m.d.comb += Assert(~(under_way[0] & under_way[1]))
+        if self._never:
+            m.d.comb += Assert(~(memory.write_done.valid & under_way[0]))
+        return m
+
+
+FORMAL = PRESETS["tiny"].replace(chunk_bits=64, address_bits=12)
+FORMAL_AXI = AxiConfig(burst_beats=8, reads=4, writes=4)
+
+
+@pytest.mark.formal
+def test_contract():
+    prove(Contract(), mode="bmc", depth=11)
+    prove(Contract(), mode="cover", depth=16)
+
+
+@pytest.mark.formal
+def test_contract_can_fail(monkeypatch):
+    """Without what a burst waits for, and with a claim that is false."""
+    with pytest.raises(ProofFailed):
+        prove(Contract(never=True), mode="bmc", depth=11)
+    monkeypatch.setattr("neuroflex.hdl.axi_master._Windows.same", lambda self, window: Const(0, len(self.window)))
+    with pytest.raises(ProofFailed):
+        prove(Contract(), mode="bmc", depth=11)
