@@ -15,8 +15,8 @@ from neuroflex.sim.network import evaluate
 from neuroflex.sim.run import simulate_job
 from neuroflex.sim.top import FIELDS
 
-__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "simulate_model", "simulate_rtl", "timeline", "utilisation",
-           "verify"]
+__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "rtl_accelerator", "simulate_model", "simulate_rtl", "timeline",
+           "utilisation", "verify"]
 
 POLICIES = {"hybrid": "min_edp", "all_ann": "all_ann", "all_snn": "all_snn", "layerwise": "layerwise", "random": "random",
             "balanced": "min_edp"}
@@ -117,7 +117,7 @@ def simulate_model(job, tensor, *, memory=None):
 
 
 @functools.cache
-def _rtl(config):
+def rtl_accelerator(config):
     """The Verilated accelerator of a configuration; building it is slow, so it is kept."""
     from neuroflex.tb.accelerator import RtlAccelerator
 
@@ -126,7 +126,7 @@ def _rtl(config):
 
 def simulate_rtl(job, tensor, *, memory=None):
     """Run a job on the Verilated RTL in a closed loop; nothing in it depends on the golden model."""
-    run = _rtl(job.config).run(job.with_input(tensor), program=job.program, trace=memory, layers=len(job.tiles) + 1)
+    run = rtl_accelerator(job.config).run(job.with_input(tensor), program=job.program, trace=memory, layers=len(job.tiles) + 1)
     return Result(status=run.status, cycles=run.counters["cycles"], layers=run.layers, counters=run.counters,
                   output=job.output(run.memory), config=job.config)
 
@@ -135,7 +135,7 @@ def verify(job, tensor, *, memory=None):
     """Run a job on RTL and model and compare every signal of every cycle, see :func:`neuroflex.tb.compare.compare_job`."""
     from neuroflex.tb.compare import compare_job
 
-    done = compare_job(_rtl(job.config), job, tensor, memory=memory)
+    done = compare_job(rtl_accelerator(job.config), job, tensor, memory=memory)
     results = {}
     for name, run, output in (("model", done.model, done.model.output), ("rtl", done.run, done.output)):
         results[name] = Result(status=run.status, cycles=run.counters["cycles"], layers=run.layers, counters=run.counters,

@@ -15,7 +15,7 @@ from neuroflex.hdl.top import NeuroFlex, probe_layout
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.tb.bench import Bench
 
-__all__ = ["AcceleratorError", "Call", "Run", "RtlAccelerator", "access_script"]
+__all__ = ["AcceleratorError", "Call", "RtlAccelerator", "RtlDevice", "Run", "access_script"]
 
 _SHIM = Path(__file__).with_name("accelerator.cpp")
 _INPUTS = ("registers_request__valid", "registers_request__payload", "registers_response__ready", "memory__request__ready",
@@ -181,6 +181,23 @@ class RtlAccelerator:
         (statuses, _, _), _, _, memory, _, _ = self._run(memory, calls, trace, most, 0, False)
         return statuses, memory
 
+    def device(self, memory, *, latency=20):
+        """The accelerator as software sees it, from reset on.
+
+        Parameters
+        ----------
+        memory : uint8[lines, line_bytes]
+            Its memory, read and written in place; lines beyond it are answered with a bus error.
+        latency : int
+            Cycles from the acceptance of a read or of the last line of a write to the answer.
+
+        Returns
+        -------
+        RtlDevice
+        """
+        return RtlDevice(self.bench.simulation(extra=_SHIM.read_text()), (self.bench._stim.words, self.bench._trace.words), (self._in, self._out),
+                         memory, latency)
+
     def _run(self, memory, calls, trace, most, layers, record, take=None):
         take = np.ones(1, np.uint8) if take is None else np.ascontiguousarray(take, np.uint8)
         trace = trace or MemoryTrace.constant()
@@ -222,6 +239,61 @@ class RtlAccelerator:
             counters = dict(zip((c.name for c in regmap.COUNTERS), (low | high << 32 for low, high in zip(numbers[::2], numbers[1::2]))))
             found.append((Status(values[first] >> 8 & 255), values[first] >> 16, counters))
         return (tuple(zip(*found)), sums[:layers], cycles, memory, stim[:cycles] if record else None, out[:cycles] if record else None)
+
+
+class RtlDevice:
+    """A running simulation, advanced by accesses to registers and by waiting.
+
+    Attributes
+    ----------
+    cycles : int
+        Simulated while waiting.
+    """
+
+    _ANSWER_CYCLES = 1000       # a register answers in two
+
+    def __init__(self, simulation, words, fields, memory, latency):
+        if memory.dtype != np.uint8 or memory.ndim != 2 or not memory.flags.c_contiguous:
+            raise ValueError("memory must be contiguous uint8 lines")
+        self._simulation, self._kept = simulation, (*fields, memory, np.array([latency], np.int64))
+        library = simulation.library
+        library.device_new.restype = ctypes.c_void_p
+        library.device_access.restype = library.device_wait.restype = ctypes.c_int64
+        arguments = (simulation.state, *words, *fields, memory, len(memory), memory.shape[1], self._kept[-1])
+        self._device = ctypes.c_void_p(library.device_new(*(_argument(a) for a in arguments)))
+        self.cycles = 0
+
+    def access(self, address, *, write=False, data=0):
+        """Read or write a register.
+
+        Returns
+        -------
+        int or None
+            What was read, 0 for writes; None when there is no register.
+        """
+        answer = ctypes.c_uint64()
+        request = address & 0xFF | bool(write) << 8 | (data & 0xFFFFFFFF) << 9
+        if not self._simulation.library.device_access(self._device, ctypes.c_uint64(request), ctypes.byref(answer), ctypes.c_int64(self._ANSWER_CYCLES)):
+            raise AcceleratorError(self._failure() or f"no answer from register {address:#x} within {self._ANSWER_CYCLES} cycles")
+        return None if answer.value >> 32 else answer.value
+
+    def wait(self, most):
+        """Simulate until the interrupt is up; whether it was within ``most`` cycles."""
+        cycles = self._simulation.library.device_wait(self._device, ctypes.c_int64(most))
+        if cycles < 0 and self._failure():
+            raise AcceleratorError(self._failure())
+        self.cycles += most if cycles < 0 else cycles
+        return cycles >= 0
+
+    def close(self):
+        """End the simulation."""
+        if self._device:
+            self._simulation.library.device_delete(self._device)
+            self._device = None
+            self._simulation.close()
+
+    def _failure(self):
+        return self._simulation.library.simulation_failure().decode()
 
 
 def _argument(value):

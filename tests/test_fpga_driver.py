@@ -1,0 +1,112 @@
+"""The driver on the simulated board: values of the golden model, and every way in which a job can go wrong."""
+import dataclasses
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from neuroflex import fpga, registers
+from neuroflex.compiler.network import Network
+from neuroflex.config import PRESETS
+from neuroflex.flow import compile_network, simulate_model
+from neuroflex.formats import Status
+from neuroflex.program import program_image
+from neuroflex.sim.network import evaluate, quantise
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Network.load(resources.files("neuroflex.zoo") / "digits.npz")
+
+
+@pytest.fixture(scope="module")
+def job(network):
+    return compile_network(network, TINY)
+
+
+@pytest.fixture(scope="module")
+def image(job):
+    return program_image(job, policy="hybrid", seed=0)
+
+
+@pytest.fixture
+def accelerator():
+    with fpga.open("sim") as opened:
+        yield opened
+
+
+def test_batch_equals_the_golden_model(accelerator, image, network, job, tmp_path):
+    """Values of a batch, and what was counted; the program from a file; an empty batch."""
+    images, matches = network.examples.test_images[:3], ("matches_ann", "matches_snn")
+    accelerator.load(image)
+    levels = accelerator(images)
+    np.testing.assert_array_equal(levels, evaluate(network, images).output)
+    assert levels.dtype == np.int64
+    for tensor, report in zip(quantise(network.input, images), accelerator.reports, strict=True):
+        # The model starts right after reset with a cache at rest; here software starts later, and one job follows another.
+        model = simulate_model(job, tensor).counters
+        assert {name: report.counters[name] for name in matches} == {name: model[name] for name in matches}
+        assert report.cycles == report.counters["cycles"] == pytest.approx(model["cycles"], rel=0.01)
+    image.save(tmp_path / "digits.nfx")
+    accelerator.load(tmp_path / "digits.nfx")
+    np.testing.assert_array_equal(accelerator(images[1:2]), levels[1:2])
+    assert accelerator(images[:0]).shape == (0, *levels.shape[1:])
+    assert accelerator.status == Status.DONE
+
+
+def test_wrong_programs_are_refused(accelerator, image, network):
+    with pytest.raises(fpga.DeviceError, match="no program is loaded"):
+        accelerator(network.examples.test_images[:1])
+    other = dataclasses.replace(image, config=TINY.replace(snn_levels=4))
+    with pytest.raises(fpga.WrongDevice, match="snn_levels is 8, the program's 4"):
+        accelerator.load(other)
+    with fpga.open("sim", memory_bytes=4096) as small, pytest.raises(fpga.WrongDevice, match="takes 16,660 bytes, the accelerator's memory has 4,096"):
+        small.load(image)
+    with pytest.raises(ValueError, match="no back end 'usb'"):
+        fpga.open("usb")
+
+
+def test_errors_of_jobs_are_exceptions(accelerator, image, network):
+    """A damaged descriptor, and a good job after it."""
+    images = network.examples.test_images[:1]
+    memory = image.memory.copy()
+    memory[0, 0] ^= 0x10
+    accelerator.load(dataclasses.replace(image, memory=memory))
+    with pytest.raises(fpga.JobError, match="descriptor 0 with BAD_CHECKSUM: a descriptor's checksum is wrong") as caught:
+        accelerator(images)
+    assert caught.value.status == Status.BAD_CHECKSUM and caught.value.descriptor == 0
+    accelerator.load(image)
+    np.testing.assert_array_equal(accelerator(images), evaluate(network, images).output)
+
+
+def test_memory_that_ends_too_early(image, network):
+    """What lies beyond memory is an error on the bus, not a hang; the driver is kept from noticing it beforehand."""
+    with fpga.open("sim", memory_bytes=image.tensor("act1").base * TINY.line_bytes) as accelerator:
+        device = accelerator.device
+        device.write_memory(0, image.memory[:image.tensor("act1").base].tobytes())
+        accelerator.write("control", 0x101)
+        assert device.wait_interrupt(10)
+        assert accelerator.status == Status.BUS_ERROR
+        with pytest.raises(fpga.BusError, match="memory from"):
+            device.read_memory(device.memory_bytes, 4)
+
+
+def test_timeout_stops_the_job(accelerator, image, network, monkeypatch):
+    images = network.examples.test_images[:1]
+    accelerator.load(image)
+    monkeypatch.setattr(accelerator.device, "wait_interrupt", lambda timeout: False)
+    with pytest.raises(fpga.TimedOut, match="within 60 s"):
+        accelerator(images)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(accelerator(images), evaluate(network, images).output)
+
+
+def test_registers(accelerator):
+    assert accelerator.read("identity") == registers.IDENTITY
+    for offset in (0x20, 0xFC):
+        with pytest.raises(fpga.BusError, match="no register"):
+            accelerator.device.read_register(offset)
+        with pytest.raises(fpga.BusError, match="no register"):
+            accelerator.device.write_register(offset, 1)
