@@ -130,16 +130,19 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None):
     steps = neuron_steps(levels_in, levels_out)
     lacking = levels_in * matches - trace.level_sum / images
 
-    join, fast, laggy = (pj[name] * config.chunk_bits / 128 for name in ("join", "fast_prefix", "laggy_chunk"))
-    common = matches * (join + fast + 2 * pj["value_read"])
-    ann = matches * (fast + pj["mac"]) + rows * bits * pj["qcfs_step"]
-    snn = (matches * pj["pseudo"] + lacking * pj["correction"] + rows * chunks * laggy / per_pe
-           + rows * steps * pj["pascif_step"])
+    join, fast, laggy, chunk, scan = (pj[name] * config.chunk_bits / 128 for name in ("join", "fast_prefix", "laggy_chunk", "chunk", "scan"))
+    weight, level = pj["weight_read"], pj["level_read"]
+    several = levels_in > 1     # with one level the FIFO and the corrections stand still, and no level is read
+    common = matches * (join + fast + weight) + rows * chunks * (chunk / per_pe + scan / 2)
+    ann = matches * (fast + level + pj["mac"]) + rows * (pj["ann_output"] + bits * pj["qcfs_step"])
+    snn = (matches * pj["pseudo"] + several * (matches * (level + pj["speculation"]) + lacking * pj["correction"]) + rows * chunks * laggy / per_pe
+           + rows * (pj["snn_output"] + steps * pj["pascif_step"]))
     delay = np.empty((2, layer.columns))
     delay[Core.ANN] = model.ann_row * rows + model.ann_match * matches
     delay[Core.SNN] = model.snn_row * rows + model.snn_match * matches
 
     reach = np.abs(layer.weights.astype(np.int64)).sum(axis=0)
     spiking = (levels_out <= config.snn_levels) & (levels_in <= config.snn_levels) & (reach < 1 << config.snn_acc_bits - 1)
-    return ColumnCosts(delay=delay, energy=np.stack([common + ann, common + snn]), spiking=spiking,
+    energy = np.stack([common + ann + delay[Core.ANN] * pj["ann_cycle"], common + snn + delay[Core.SNN] * pj["snn_cycle"]])
+    return ColumnCosts(delay=delay, energy=energy, spiking=spiking,
                        size=np.count_nonzero(layer.weights, axis=0).astype(np.int64))

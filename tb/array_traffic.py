@@ -36,14 +36,20 @@ class Layers:
         for index in range(layers):
             columns = sorted((int(rng.choice([0, 1, 2, 3, most // 2 + 1, most - 1, most])) for _ in range(pes)), reverse=True)
             columns[0] = columns[0] or 1
-            self._layer(rows=int(rng.integers(1, 14)), windows=int(rng.choice([1, 1, 2, 4])), chunks=int(rng.integers(1, 7)),
-                        density=rng.choice([0.03, 0.15, 0.5]), columns=columns, slow=index % 3 == 2)
+            self.layer(rows=int(rng.integers(1, 14)), windows=int(rng.choice([1, 1, 2, 4])), chunks=int(rng.integers(1, 7)),
+                       density=rng.choice([0.03, 0.15, 0.5]), columns=columns, slow=index % 3 == 2)
 
-    def _layer(self, *, rows, windows, chunks, density, columns, slow):
-        """One layer: load, then ``rows`` pooled outputs of ``windows`` convolution rows of ``chunks`` chunks."""
+    def layer(self, *, rows, windows, chunks, density, columns, slow, weight_density=None, groups_log2=None, top=None):
+        """One layer: load, then ``rows`` pooled outputs of ``windows`` convolution rows of ``chunks`` chunks.
+
+        ``density`` is that of activations, and of weights where they have none of their own. Returns the cycle after the load, the
+        slices of a group's PEs, and the chunks that were sent.
+        """
         config, rng, model = self.config, self.rng, self.model
-        groups_log2 = config.max_groups.bit_length() - 1 if self._single else int(rng.integers(config.max_groups.bit_length()))
-        top = int(rng.integers(1, config.snn_levels + 1)) if self.core == Core.SNN else int(rng.choice([1, 4, 127]))
+        if groups_log2 is None:
+            groups_log2 = config.max_groups.bit_length() - 1 if self._single else int(rng.integers(config.max_groups.bit_length()))
+        if top is None:
+            top = int(rng.integers(1, config.snn_levels + 1)) if self.core == Core.SNN else int(rng.choice([1, 4, 127]))
         groups = 1 << groups_log2
         self.clears.append(self.cycle)
         self.settings.append((self.cycle, groups_log2, top))
@@ -52,7 +58,8 @@ class Layers:
         slices = []
         for number in range(model.per_group):
             count = columns[number]
-            slice_ = random_slice(rng, config, columns=max(count, 1), chunks=chunks, density=density, snn=self.core == Core.SNN)
+            slice_ = random_slice(rng, config, columns=max(count, 1), chunks=chunks, snn=self.core == Core.SNN,
+                                  density=density if weight_density is None else weight_density)
             if self.core == Core.SNN:
                 slice_.theta = np.where(rng.random(slice_.columns) < 0.5, rng.integers(20, 900, slice_.columns), slice_.theta)
             if not count:
@@ -67,6 +74,7 @@ class Layers:
         self.cover["several groups"] += groups > 1
         self.cover["a PE without columns"] += not all(slice_.columns for slice_ in slices)
 
+        loaded, sent = cycle, []
         slot_free, row_free, done = ([[] for _ in range(groups)] for _ in range(3))
         sums = [None] * groups
         order = [(block, window, chunk, group) for block in range(-(-rows // groups)) for window in range(windows)
@@ -74,6 +82,7 @@ class Layers:
         for block, window, index, group in order:
             chunk = Chunk(index, random_levels(rng, config, density, top), group, index == 0, index == chunks - 1,
                           window == 0, window == windows - 1)
+            sent.append(chunk)
             waits = {"slot": slot_free[group][-config.slots] if len(slot_free[group]) >= config.slots else 0, "row": 0, "output": 0}
             if index == 0 and len(row_free[group]) >= config.row_buffers:
                 waits["row"] = row_free[group][-config.row_buffers]
@@ -94,6 +103,7 @@ class Layers:
                     done[group].append(row)
         finished = [cycle, *(events[-1] for events in (*slot_free, *row_free, *done) if events)]
         self.cycle = max(finished) + int(rng.integers(2, 12))
+        return loaded, slices, sent
 
     def _chunk(self, chunk, slices, sums):
         """One chunk in all PEs of its group."""

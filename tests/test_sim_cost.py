@@ -6,7 +6,7 @@ from neuroflex import zoo
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.sim.cost import ColumnCosts, CostModel, column_costs, fit
-from neuroflex.sim.energy import COEFFICIENTS, energy_table, markdown
+from neuroflex.sim.energy import EVENTS, SETS, energy_table, markdown
 from neuroflex.sim.network import evaluate
 
 
@@ -42,9 +42,12 @@ def test_model_refuses_negative_coefficients():
 
 
 def test_every_coefficient_is_named_sourced_and_marked():
-    assert len({c.name for c in COEFFICIENTS}) == len(COEFFICIENTS)
-    for coefficient in COEFFICIENTS:
-        assert coefficient.picojoules > 0 and coefficient.event and coefficient.source and coefficient.assumed
+    for name, coefficients in SETS.items():
+        assert [c.name for c in coefficients] == list(EVENTS)
+        for coefficient in coefficients:
+            assert coefficient.picojoules >= 0 and coefficient.error >= 0 and coefficient.event and coefficient.source
+            assert coefficient.assumed or name == "measured-sky130"
+    assert energy_table() == energy_table("assumed-45nm") != energy_table("measured-sky130")
     assert energy_table(mac=1)["mac"] == 1 != energy_table()["mac"]
     with pytest.raises(KeyError, match="no energy coefficient 'adder'"):
         energy_table(adder=1)
@@ -68,6 +71,18 @@ def test_costs_follow_the_matches(digits):
     assert costs.size.tolist() == np.count_nonzero(layer.weights, axis=0).tolist()
     part = costs.take([3, 1])
     assert part.size.tolist() == costs.size[[3, 1]].tolist() and part.delay.shape == (2, 2)
+
+
+def test_every_term_of_the_costs_counts(digits):
+    """Each coefficient of a column's cost, alone, on the core that it is for."""
+    network, trace = digits
+    layer, run, config = network.layer("act2"), trace.layers["act2"], PRESETS["tiny"]
+    none = dict.fromkeys(energy_table(), 0.0)
+    assert np.array_equal(column_costs(network, layer, run, config, energy=none).energy, np.zeros((2, layer.columns)))
+    for name in set(none) - {"value_read"}:        # that one is for the dense baseline
+        ann, snn = column_costs(network, layer, run, config, energy=none | {name: 1.0}).energy.sum(axis=1)
+        assert (ann > 0) == (name not in ("pseudo", "speculation", "correction", "laggy_chunk", "snn_output", "pascif_step", "snn_cycle")), name
+        assert (snn > 0) == (name not in ("mac", "ann_output", "qcfs_step", "ann_cycle")), name
 
 
 def test_columns_that_the_snn_core_cannot_take(digits):

@@ -1,0 +1,289 @@
+"""Measure what the processing elements take on standard cells: area, delay, and energy per event.
+
+A PE is synthesised to the cells of a Liberty file (``--liberty`` or NEUROFLEX_LIBERTY), runs the traffic of its testbench at gate level, with every output held
+against the model in every cycle, and a regression over layers of many densities and levels gives pJ per event. Method, results and limits: docs/energy.md.
+Netlists are kept in ``build/energy`` under a hash of circuit, library and mapper.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from amaranth.back import rtlil
+from rich.console import Console
+
+from neuroflex.config import PRESETS
+from neuroflex.formats import LEVEL_BITS, Core
+from neuroflex.hdl.ann_pe import AnnPe
+from neuroflex.hdl.snn_pe import SnnPe
+from neuroflex.power import mapping
+from neuroflex.power.activity import simulate
+from neuroflex.power.liberty import Library
+from neuroflex.power.netlist import Netlist
+from neuroflex.power.sram import SOURCE, access_energy
+from neuroflex.sim.cost import neuron_steps
+from neuroflex.tb.array_traffic import Layers
+
+__all__ = ["EVENTS", "coefficients", "column_energy", "fit", "layers_of", "markdown", "measure_pe", "netlist_of"]
+
+ROOT = Path(__file__).parent.parent
+PES = {Core.ANN: AnnPe, Core.SNN: SnnPe}
+# What the energy of a layer is explained by, for each core. "several": only layers whose inputs have more than one level.
+EVENTS = {
+    Core.ANN: {"cycle": "cycles", "match": "matches", "chunk": "chunks broadcast", "scan": "pairs of column masks read",
+               "output": "column outputs", "qcfs_step": "steps of the QCFS unit: bits of L per output"},
+    Core.SNN: {"cycle": "cycles", "match": "matches", "speculation": "matches of layers with several levels",
+               "correction": "levels that matches lack to L", "chunk": "chunks broadcast", "laggy_chunk": "chunks of layers with several levels",
+               "scan": "pairs of column masks read", "output": "column outputs", "pascif_step": "steps of the PASC-IF neuron"},
+}
+errors = Console(stderr=True)
+
+
+def netlist_of(component, name, library, folder):
+    """The mapped netlist of a component, made once."""
+    key = rtlil.convert(component, name=name, emit_src=False) + library.name + Path(mapping.__file__).read_text() + metadata.version("pyosys")
+    path = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        errors.print(f"synthesising {name} ...")
+        module = mapping.map_to_cells(component, name, library)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(module))
+        part.replace(path)
+    return Netlist(json.loads(path.read_text()), library)
+
+
+def layers_of(config, core, seed, count):
+    """Traffic of one PE: ``(stimulus, expected outputs, layers)``; a layer is its cycles, levels, slice and chunks."""
+    traffic, found = Layers(config, core, seed, 0, single=True), []
+    rng = np.random.default_rng([seed, 1])
+    for number in range(count):
+        columns = int(rng.choice([1, 2, 4, 8, config.columns_per_pe]))
+        top = int(rng.choice([1, 2, 4, config.snn_levels]))
+        begin, slices, chunks = traffic.layer(
+            rows=int(rng.integers(2, 9)), windows=1, chunks=int(rng.integers(1, 6)), density=float(rng.choice([0.05, 0.2, 0.4, 0.8])),
+            weight_density=float(rng.choice([0.02, 0.1, 0.3, 0.6])), columns=[columns] + [0] * 31, slow=number % 4 == 3, groups_log2=0, top=top)
+        found.append((begin, traffic.cycle, top, slices[0], chunks))
+    stimulus, _ = traffic.arrays()
+    cycles = traffic.cycle
+    stimulus["y_bank"] = stimulus["y_index"] = np.zeros(cycles, np.int64)
+    outputs = traffic.model.outputs(cycles, stimulus["y_bank"], stimulus["y_index"])
+    del stimulus["groups_log2"]
+    stimulus["group"], stimulus["load_here"] = np.zeros((2, cycles), np.int64)
+    for cycle, of, pe, *_ in traffic.timeline.loads:
+        stimulus["load_here"][cycle] = of == core and pe == 0
+    names = ("slot_free", "row_free", "enabled", "columns", "done", "y", "matching", "busy")
+    return stimulus, {name: np.asarray(outputs[name][0]) for name in names}, found
+
+
+def _events(core, layer):
+    """Counts of a layer's events by name."""
+    begin, end, top, slice_, chunks = layer
+    matches = lacking = scans = 0
+    for chunk in chunks:
+        met = (slice_.weights[chunk.index] != 0) & chunk.mask
+        matches += int(met.sum())
+        lacking += int((met * (top - chunk.levels)).sum())
+        scans += 0 if chunk.empty else slice_.pairs
+    rows = sum(chunk.last_chunk for chunk in chunks)
+    several = top > 1
+    counts = {"cycle": end - begin, "match": matches, "chunk": len(chunks), "scan": scans, "output": rows * slice_.columns}
+    if core == Core.ANN:
+        return counts | {"qcfs_step": rows * sum(int(level).bit_length() for level in slice_.levels)}
+    return counts | {"speculation": several * matches, "correction": several * lacking, "laggy_chunk": several * len(chunks),
+                     "pascif_step": rows * int(neuron_steps(top, slice_.levels).sum())}
+
+
+def fit(counts, energy, names):
+    """Weighted least squares of energies on counts of events, relative errors alike; none below 0.
+
+    Returns
+    -------
+    dict
+        ``pj`` and ``error`` (one standard error) by event, ``residual`` (root mean square of the relative ones).
+    """
+    table, energy = np.array([[one[name] for name in names] for one in counts], float), np.asarray(energy, float)
+    weight = 1 / np.maximum(energy, 0.05 * energy.mean() or 1.0)       # tiny layers count less: theirs is noise
+    kept = np.arange(len(names))
+    while True:
+        design = table[:, kept] * weight[:, None]
+        best = np.linalg.lstsq(design, energy * weight, rcond=None)[0]
+        if (best >= 0).all() or len(kept) == 1:
+            break
+        kept = np.delete(kept, int(np.argmin(best)))
+    rest = energy * weight - design @ best
+    spread = np.sqrt(np.diag(np.linalg.pinv(design.T @ design)) * (rest @ rest) / max(len(energy) - len(kept), 1))
+    pj, error = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for place, value, one in zip(kept, best, spread):
+        pj[names[place]], error[names[place]] = float(value), float(one)
+    return {"pj": pj, "error": error, "residual": float(np.sqrt(np.mean(rest ** 2)))}
+
+
+def measure_pe(core, config, library, folder, *, seed, layers):
+    """Area, delay and energy per event of a core's PE, as it goes into the JSON file."""
+    name = f"{core.name.lower()}_pe"
+    netlist = netlist_of(PES[core](config), name, library, folder)
+    stimulus, expected, runs = layers_of(config, core, seed, layers)
+    errors.print(f"{name}: {sum(netlist.counts.values())} cells, running {len(expected['y'])} cycles ...")
+    started = time.process_time()
+    activity = simulate(netlist, stimulus)
+    seconds = time.process_time() - started
+    for port, want in expected.items():
+        wrong = np.flatnonzero(activity.outputs[port] != want)
+        if len(wrong):
+            raise SystemExit(f"{name}: the netlist gives another {port} than the model in cycle {wrong[0]}")
+    ports = [memory for memory in netlist.memories for _ in range(memory.reads)], [memory for memory in netlist.memories for _ in range(memory.writes)]
+    # The read port of the outputs faces the compressor: its address stands still here.
+    of_memory = {memory.name: np.zeros(len(expected["y"])) for memory in netlist.memories}
+    for accesses, owners in zip((activity.reads, activity.writes), ports):
+        for column, memory in enumerate(owners):
+            of_memory[memory.name] += accesses[:, column] * access_energy(memory.words, memory.width)
+    kinds = {"settled": activity.settled, "glitches": activity.glitches, "clock": activity.clock}
+    counts, names = [_events(core, run) for run in runs], list(EVENTS[core])
+
+    def of_runs(per_cycle):
+        return [per_cycle[begin:end].sum() for begin, end, *_ in runs]
+
+    logic = sum(kinds.values())
+    memory = sum(of_memory.values())
+    result = {
+        "cells": sum(netlist.counts.values()), "area_um2": netlist.area, "flipflops": netlist.flipflops, "clock_gated": netlist.gated,
+        "longest_path_ns": netlist.delay, "leakage_nw": netlist.leakage, "cycles": len(expected["y"]), "differences": 0,
+        "layers": len(runs), "matches": sum(one["match"] for one in counts), "seconds": seconds,
+        "memories": {one.name: {"words": one.words, "bits": one.width, "access_pj": access_energy(one.words, one.width)} for one in netlist.memories},
+        "logic": fit(counts, of_runs(logic.sum(axis=1)), names), "memory": fit(counts, of_runs(memory), names),
+        "logic_without_glitches": fit(counts, of_runs((logic - kinds["glitches"]).sum(axis=1)), names),
+        "shares": {kind: float(sum(of_runs(one.sum(axis=1)))) for kind, one in kinds.items()}
+        | {f"memory {one}": float(sum(of_runs(values))) for one, values in of_memory.items()},
+        "parts": {part or "rest": {"area_um2": float(netlist.part_area[place]), "logic": fit(counts, of_runs(logic[:, place]), names)}
+                  for place, part in enumerate(netlist.parts)},
+        "memory_parts": {one: fit(counts, of_runs(values), names) for one, values in of_memory.items() if values.any()},
+    }
+    return result
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def coefficients(results):
+    """The set ``measured-sky130`` of `neuroflex.sim.energy`: name → (pJ, standard error), from what a run of this script wrote.
+
+    What works on masks is scaled from the measured width to the 128 bits of the table; reads of weights and levels are those counted,
+    at the price of the preset ``paper``'s memories.
+    """
+    ann, snn = (results["blocks"][pe.__name__] for pe in (AnnPe, SnnPe))
+
+    def total(block, event):
+        return np.array([block["logic"][key][event] + sign * block["memory"][key][event] for key, sign in (("pj", 1), ("error", 1))])
+
+    def part(block, name, event="match"):
+        one = block["parts"].get(name, {}).get("logic") or block["memory_parts"][name]
+        return np.array([one["pj"][event], one["error"][event]])
+
+    def difference(whole, *known):
+        return np.array([max(whole[0] - sum(one[0] for one in known), 0.0), whole[1]])
+
+    join = part(ann, "front_end") + part(ann, "front_end.encoder") + part(ann, "front_end.queue")
+    fast, weight, level = part(ann, "front_end.weight_prefix"), part(ann, "front_end.weights"), part(ann, "front_end.levels")
+    wide, paper = 128 / results["chunk_bits"], PRESETS["paper"]
+    weights = access_energy(paper.value_lines, paper.chunk_bits)
+    weight_128 = weight * weights / ann["memories"]["front_end.weights"]["access_pj"]
+    level_128 = level * access_energy(8 * paper.slots, LEVEL_BITS * paper.line_bytes) / ann["memories"]["front_end.levels"]["access_pj"]
+    found = {
+        "join": wide * join, "fast_prefix": wide * fast, "weight_read": weight_128, "level_read": level_128,
+        "mac": difference(total(ann, "match"), join, fast, fast, weight, level),
+        "pseudo": difference(total(snn, "match"), join, fast, weight),
+        "speculation": difference(total(snn, "speculation"), level), "correction": total(snn, "correction"),
+        "laggy_chunk": wide * total(snn, "laggy_chunk"), "chunk": wide * total(ann, "chunk"), "scan": wide * total(ann, "scan"),
+        "ann_output": total(ann, "output"), "qcfs_step": total(ann, "qcfs_step"),
+        "snn_output": total(snn, "output"), "pascif_step": total(snn, "pascif_step"),
+        "ann_cycle": total(ann, "cycle"), "snn_cycle": total(snn, "cycle"),
+        "value_read": np.array([weights / paper.line_bytes, 0.0]),
+    }
+    return {name: tuple(float(round(one, 3)) for one in value) for name, value in found.items()}
+
+
+def column_energy(results, core, *, matches, levels, chunks, columns, kinds=("logic", "memory")):
+    """pJ of one column's row: ``levels`` in and out, nonzero levels q as likely as 0.6^q, ``columns`` on the PE, which is never idle."""
+    several, likely = levels > 1, 0.6 ** np.arange(1, levels + 1)
+    lacking = levels - float(likely @ np.arange(1, levels + 1) / likely.sum())
+    counts = {"cycle": max(matches + 1, chunks / 2), "match": matches, "chunk": chunks / columns, "scan": chunks / 2, "output": 1,
+              "qcfs_step": int(levels).bit_length(), "speculation": several * matches, "correction": several * matches * lacking,
+              "laggy_chunk": several * chunks / columns, "pascif_step": int(neuron_steps(levels, levels))}
+    block = results["blocks"][PES[core].__name__]
+    return sum(counts[event] * value for kind in kinds for event, value in block[kind]["pj"].items())
+
+
+def markdown(results):
+    """The results as they stand in docs/energy.md."""
+    blocks = results["blocks"]
+    lines = ["| | " + " | ".join(f"`{name}`" for name in blocks) + " |", "| --- |" + " ---: |" * len(blocks)]
+
+    def row(text, value):
+        lines.append(f"| {text} | " + " | ".join(value(block) for block in blocks.values()) + " |")
+
+    row("cells", lambda b: f"{b['cells']:,}")
+    row("area without memories, µm²", lambda b: f"{b['area_um2']:,.0f}")
+    row("flip-flops, of them behind a clock gate", lambda b: f"{b['flipflops']:,}, {b['clock_gated']:,}")
+    row("longest path, ns", lambda b: f"{b['longest_path_ns']:.1f}")
+    row("leakage, nW", lambda b: f"{b['leakage_nw']:.0f}")
+    row("cycles run, outputs that differ from the model", lambda b: f"{b['cycles']:,}, {b['differences']}")
+    row("matches", lambda b: f"{b['matches']:,}")
+    row("residual of the fits, logic, memories (root mean square)", lambda b: f"{b['logic']['residual']:.1%}, {b['memory']['residual']:.1%}")
+    for kind, text in (("settled", "transitions without glitches"), ("glitches", "glitches"), ("clock", "clock pins and gates")):
+        row(f"share of energy: {text}", lambda b, kind=kind: f"{b['shares'][kind] / sum(b['shares'].values()):.1%}")
+    row("share of energy: memories (model)", lambda b: f"{sum(v for k, v in b['shares'].items() if k.startswith('memory')) / sum(b['shares'].values()):.1%}")
+    lines += ["", "pJ per event, logic and clock (measured) + memories (model):", "", "| event | `AnnPe` | `SnnPe` |", "| --- | ---: | ---: |"]
+    ann, snn = blocks["AnnPe"], blocks["SnnPe"]
+    for event, text in {**EVENTS[Core.ANN], **EVENTS[Core.SNN]}.items():
+        cells = [f"{b['logic']['pj'][event]:.3g} ± {b['logic']['error'][event]:.1g} + {b['memory']['pj'][event]:.3g}" if event in b["logic"]["pj"] else ""
+                 for b in (ann, snn)]
+        lines.append(f"| {text} | {cells[0]} | {cells[1]} |")
+    lines += ["", "Energy of an SNN column ÷ that of the same ANN column, nine chunks, eight columns per PE, levels q as likely as 0.6^q; "
+              "measured logic and clock alone (with memories by the model):", "",
+              "| matches per row | L = 1 | L = 2 | L = 4 | L = 8 |", "| ---: |" + " ---: |" * 4]
+    for matches in (1, 4, 12, 50, 104, 216):
+        cells = []
+        for levels in (1, 2, 4, 8):
+            options = dict(matches=matches, levels=levels, chunks=9, columns=8)
+            ratios = [column_energy(results, Core.SNN, kinds=kinds, **options) / column_energy(results, Core.ANN, kinds=kinds, **options)
+                      for kinds in (("logic",), ("logic", "memory"))]
+            cells.append(f"{ratios[0]:.2f} ({ratios[1]:.2f})")
+        lines.append(f"| {matches} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--liberty", default=os.environ.get("NEUROFLEX_LIBERTY"), help="Liberty file, gzipped or not (default: NEUROFLEX_LIBERTY)")
+    parser.add_argument("--config", default="tiny", choices=PRESETS, help="preset whose PEs are measured (default: %(default)s)")
+    parser.add_argument("--layers", type=int, default=60, help="layers of traffic per PE (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "energy", help="where netlists are kept")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file for the results")
+    arguments = parser.parse_args()
+    if not arguments.liberty or not Path(arguments.liberty).is_file():
+        sys.exit("measure_energy: give a Liberty file with --liberty or NEUROFLEX_LIBERTY; the one used is sky130_fd_sc_hd__tt_025C_1v80.lib of SkyWater's open PDK")
+    library = Library.load(arguments.liberty)
+    config = PRESETS[arguments.config].replace(ann_pes=2, snn_pes=2)       # a PE is the same in any array
+    results = {"library": library.name, "voltage": library.voltage, "preset": arguments.config, "chunk_bits": config.chunk_bits, "seed": arguments.seed, "memory_model": SOURCE, "blocks": {}}
+    for core, pe in PES.items():
+        results["blocks"][pe.__name__] = measure_pe(core, config, library, arguments.folder, seed=arguments.seed, layers=arguments.layers)
+    results["coefficients"] = coefficients(results)
+    text = json.dumps(_rounded(results), indent=1)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()
