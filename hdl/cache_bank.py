@@ -186,8 +186,7 @@ class CacheBank(wiring.Component):
             found = Cat(matches[way] for way in range(ways) if way >> bit & 1).any()
             m.d.comb += index[bit].eq(found | victim_way[bit] & ~hit)
         m.d.comb += [
-            tag_write.addr.eq(act_set),
-            tag_write.en.eq(Mux(allocate, victim, 0)),
+            tag_write.addr.eq(row_set),
             line_read.addr.eq(Cat(index, act_set)),
             line_write.addr.eq(line_read.addr),
             line_write.data.eq(Mux(raw_act[Client.WRITE], self.write_line, self.fill_line)),
@@ -195,8 +194,10 @@ class CacheBank(wiring.Component):
             self.victim_set.eq(row_set),
         ]
         m.d.sync += self.line.eq(line_read.data)    # the data memory takes half a cycle to answer
+        row_tag = Signal(tag_bits(config))
+        m.d.sync += [tag_write.en.eq(Mux(allocate, victim, 0)), row_tag.eq(act_tag)]     # written with the state row
         for way in range(ways):
-            m.d.comb += tag_write.data[way].eq(act_tag)
+            m.d.comb += tag_write.data[way].eq(row_tag)
         gone = 0
         for way in range(ways):
             gone = gone | Mux(victim[way], row_tags[way], 0)
