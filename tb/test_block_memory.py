@@ -1,15 +1,17 @@
 """Local memory against its model.
 
 Plan: random bursts of reads and writes, some beyond the end, with random gaps and back-pressure on every stream; accesses of the host
-in between, of every word of a line and beyond the end; lines of 32 and of 64 bits.
+in between, of every word of a line and beyond the end; lines of 32 and of 64 bits. An error flag that is lost must fail.
 """
+import re
+
 import numpy as np
 import pytest
 
 from neuroflex.config import PRESETS
 from neuroflex.hdl.block_memory import BlockMemory
 from neuroflex.sim.block_memory import BlockMemoryModel
-from neuroflex.tb.bench import Bench
+from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.coverage import Coverage
 
 DEPTH = 64
@@ -85,6 +87,16 @@ def test_block_memory(preset, engine, cycles):
     Bench(BlockMemory(config=PRESETS[preset], depth=DEPTH), name="block_memory").run(stimulus, expected, where=where, engine=engine, seed=7)
     if engine == "library":
         coverage.require(20)
+
+
+def test_fault_is_seen():
+    """Reads beyond the end without their error flag."""
+    config = PRESETS["tiny"]
+    stimulus, expected, where = traffic(config, np.random.default_rng(8), 3_000, Coverage("block memory", points=POINTS))
+    bench = Bench(BlockMemory(config=config, depth=DEPTH), name="block_memory",
+                  verilog_edit=lambda text: re.sub(r"issued_outside <= \w+;", "issued_outside <= 1'b0;", text))
+    with pytest.raises(Mismatch, match="memory__read_data__payload"):
+        bench.run(stimulus, expected, where=where, seed=8)
 
 
 def test_wrong_parameters():

@@ -1,18 +1,28 @@
-"""Serial bridge against its model.
+"""Serial bridge against its model, and the driver's back end against the bridge.
 
 Plan: good requests of every kind and size up to the largest; unknown ops, counts 0 and too large, odd addresses, registers beyond the map, memory
 beyond the end; damaged bytes, requests that stop anywhere, bytes between requests and during answers, glitches, low stop bits; ports that are slow. After all of it a good request must be answered.
+Then `UartDevice` reads and writes registers and memory through the RTL, over the
+two lines alone.
 """
 import numpy as np
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
-from neuroflex import link
+from neuroflex import fpga, link, registers
+from neuroflex.config import PRESETS
+from neuroflex.fpga.serial_port import UartDevice
+from neuroflex.hdl.block_memory import BlockMemory
+from neuroflex.hdl.registers import RegisterFile
 from neuroflex.hdl.uart_bridge import UartBridge
 from neuroflex.link import LinkStatus, Op
 from neuroflex.sim.uart import hear, line_of
 from neuroflex.sim.uart_bridge import BridgeModel
 from neuroflex.tb.bench import Bench
 from neuroflex.tb.coverage import Coverage
+from neuroflex.tb.serial_line import LinePort
 
 DIVISOR = 4
 MEMORY_BYTES = 1 << 12
@@ -127,6 +137,50 @@ def test_uart_bridge(engine, count):
     assert model.outcomes[-1] in (LinkStatus.OK, LinkStatus.REFUSED), "the last requests are good ones and must be heard"
     if engine == "library":
         coverage.require(2)
+
+
+# --- the back end through the RTL ---------------------------------------------------------------------------
+class Board(wiring.Component):
+    """Bridge, local memory and register file, without the rest of the accelerator."""
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.bridge = bridge = UartBridge(divisor=DIVISOR)
+        m.submodules.memory = memory = BlockMemory(config=self._config, depth=MEMORY_BYTES // self._config.line_bytes)
+        m.submodules.registers = file = RegisterFile(config=self._config)
+        wiring.connect(m, bridge.registers_request, file.request)
+        wiring.connect(m, file.response, bridge.registers_response)
+        wiring.connect(m, bridge.memory_request, memory.host_request)
+        wiring.connect(m, memory.host_response, bridge.memory_response)
+        m.d.comb += [bridge.rx.eq(self.rx), self.tx.eq(bridge.tx)]
+        return m
+
+
+def test_back_end_through_the_rtl():
+    """Registers by name and memory in blocks, over the two lines; noise before a request; what is not there is refused."""
+    config, rng = PRESETS["tiny"], np.random.default_rng(9)
+    port = LinePort(Bench(Board(config), name="uart_board").session(), DIVISOR)
+    device = UartDevice(port, memory_bytes=MEMORY_BYTES + 256, quiet=0)
+    assert device.read_register(registers.register("identity").offset) == registers.IDENTITY
+    for name, word in registers.config_words(config).items():
+        assert device.read_register(registers.register(name).offset) == word
+    device.write_register(registers.register("program").offset, 0x1234)
+    assert device.read_register(registers.register("program").offset) == 0x1234
+    content = rng.integers(0, 256, 1_000).astype(np.uint8).tobytes()
+    device.write_memory(40, content)
+    device.write_memory(0, bytes(40))
+    assert device.read_memory(0, 1_044) == bytes(40) + content + device.read_memory(1_040, 4)
+    port.write(bytes([link.REQUEST, Op.WRITE_MEMORY, 3, 0, 0]))     # stops in the middle
+    assert device.read_memory(40, 8) == content[:8]
+    with pytest.raises(fpga.BusError, match="no register at 0x20"):
+        device.read_register(0x20)
+    with pytest.raises(fpga.BusError, match="no memory at"):
+        device.read_memory(MEMORY_BYTES - 4, 8)
+    device.close()
 
 
 def test_wrong_divisor():
