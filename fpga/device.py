@@ -41,7 +41,8 @@ class JobError(DeviceError):
         Status.BAD_OPCODE: "a descriptor's opcode or version is unknown", Status.BAD_CHECKSUM: "a descriptor's checksum is wrong",
         Status.BAD_SOURCE: "a source's shape, kernel, stride or padding cannot be", Status.BAD_OUTPUT: "an output's shape cannot be",
         Status.BAD_LOAD_RECORD: "a record of the load stream is wrong", Status.BAD_LOAD_LENGTH: "the load stream has the wrong length",
-        Status.BUS_ERROR: "the memory answered with an error", Status.WATCHDOG: "nothing moved for as long as the watchdog allows"}
+        Status.BUS_ERROR: "the memory answered with an error", Status.WATCHDOG: "nothing moved for as long as the watchdog allows",
+        Status.BAD_PROGRAM: "the program, or what follows its last layer, lies beyond memory"}
 
     def __init__(self, status, descriptor):
         super().__init__(f"the job ended at descriptor {descriptor} with {status.name}: {self._MEANING.get(status, 'it did not finish')}")

@@ -96,7 +96,8 @@ class Sequencer(wiring.Component):
             m.d.comb += self.settings[name].eq(field[name])
 
         phase = Signal(Phase)
-        pointer = Signal(config.address_bits)
+        pointer = Signal(32)         # all bits of the register: an address beyond memory is refused, not cut
+        beyond = Signal()
         count = Signal(range(DESCRIPTOR_WORDS + 1))
         checksum = Signal(_WORD_BITS)
         code = Signal(8)
@@ -110,7 +111,8 @@ class Sequencer(wiring.Component):
 
         m.d.comb += [
             self.phase.eq(phase), self.busy.eq(phase != Phase.IDLE), self.code.eq(code),
-            self.request.valid.eq(phase == Phase.REQUEST),
+            beyond.eq(pointer > (1 << config.address_bits) - lines),
+            self.request.valid.eq((phase == Phase.REQUEST) & ~beyond),
             self.request.payload.address.eq(pointer), self.request.payload.lines.eq(lines),
             self.read_data.ready.eq(phase == Phase.RECEIVE),
             self.loading.eq(phase == Phase.LOAD),
@@ -140,7 +142,9 @@ class Sequencer(wiring.Component):
                     m.d.sync += phase.eq(Phase.REQUEST)
             with m.Case(Phase.REQUEST):
                 m.d.sync += [count.eq(0), checksum.eq(CHECKSUM_START)]
-                with m.If(self.request.ready):
+                with m.If(beyond):
+                    m.d.sync += [code.eq(Status.BAD_PROGRAM), phase.eq(Phase.FINISH)]
+                with m.Elif(self.request.ready):
                     m.d.sync += phase.eq(Phase.RECEIVE)
             with m.Case(Phase.RECEIVE):
                 with m.If(self.read_data.valid):
@@ -209,7 +213,7 @@ class Sequencer(wiring.Component):
             m.d.sync += silence.eq(0)
         with m.Else():
             m.d.sync += silence.eq(silence + 1)
-            with m.If((self.watchdog != 0) & (silence == self.watchdog)):
+            with m.If((self.watchdog != 0) & (silence >= self.watchdog)):
                 m.d.sync += [code.eq(Status.WATCHDOG), phase.eq(Phase.RETURN), self.abandon.eq(1)]
         return m
 

@@ -49,6 +49,7 @@ class Status(IntEnum):
     BAD_LOAD_LENGTH = 7      # load stream longer or shorter than its records say, or over a slice's capacity
     BUS_ERROR = 8            # the memory answered with an error
     WATCHDOG = 9             # no progress for the set number of cycles
+    BAD_PROGRAM = 10         # the program, or what follows its last layer, lies beyond memory
 
 
 class StallCause(IntEnum):

@@ -248,7 +248,10 @@ def markdown(report):
     for preset, ratios in report["parts_to_whole"].items():
         lines.append(f"* `{preset}`: the sum of parts divided by the whole is " + ", ".join(
             f"{ratio:.2f} for {family} {kind.upper()}" for family, kinds in ratios.items() for kind, ratio in kinds.items()) + ".")
-    lines += ["", "No multiplier is in the SNN core; each ANN PE has one.", "", "## Blocks", "",
+    seen = [name for name in SNN_CORE if report["blocks"].get(name)]
+    unseen = [name for name in SNN_CORE if name not in seen]
+    lines += ["", f"Looked at for multipliers, of which the SNN core has none: {', '.join(seen) or 'nothing'}."
+              + (f" **Not looked at**: {', '.join(unseen)}." if unseen else ""), "", "## Blocks", "",
               "Blocks that hold others are counted with them. Presets that give a block the same Verilog share a line.", "",
               "| block | presets " + heads, "| --- | --- " + rule]
     for name, rows in report["blocks"].items():

@@ -126,7 +126,7 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
     per = descriptor_lines(config)
     state = top.top_init(config, len(job.tiles) + 1)
     record = top.recorder(config, cycles)
-    numbers = (per, config.laggy_cycles, config.slots, config.row_buffers)
+    numbers = (per, (1 << config.address_bits) - per, config.laggy_cycles, config.slots, config.row_buffers)
     patterns = (memory_trace.request_ready, memory_trace.write_ready, memory_trace.read_go)
 
     def advance(tile, verdict, start_at, program):

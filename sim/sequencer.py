@@ -20,7 +20,8 @@ STATE = 14
 CHECK_CYCLES = 10   # of phase CHECK
 
 # As plain integers: Numba takes them as constants.
-_NONE, _DONE, _BUS_ERROR, _WATCHDOG = int(Status.NONE), int(Status.DONE), int(Status.BUS_ERROR), int(Status.WATCHDOG)
+_NONE, _DONE, _BUS_ERROR, _WATCHDOG, _BAD_PROGRAM = (
+    int(status) for status in (Status.NONE, Status.DONE, Status.BUS_ERROR, Status.WATCHDOG, Status.BAD_PROGRAM))
 _CONTROL, _LOAD_CAUSE, _DRAIN = int(StallCause.CONTROL), int(StallCause.LOAD), int(StallCause.DRAIN)
 _WORDS = DESCRIPTOR_WORDS
 
@@ -100,12 +101,12 @@ def sequencer_cause(state, running_cause):
 
 
 @njit(cache=True)
-def sequencer_step(state, descriptor_lines, verdict, watchdog, start, program, cache_busy, request_ready, read_valid, read_error,
+def sequencer_step(state, descriptor_lines, last_program, verdict, watchdog, start, program, cache_busy, request_ready, read_valid, read_error,
                    loader_finished, loader_error, broadcaster_finished, compressor_finished, progress, bus_error, quiet):
     """One cycle.
 
     ``verdict`` is what :func:`check_descriptor` says of the descriptor at ``state[POINTER]``; it is looked at once
-    the descriptor has been received. All other arguments are the inputs of the block in this cycle.
+    the descriptor has been received; ``last_program`` is the last line at which one fits into memory. All other arguments are the inputs of the block in this cycle.
     """
     phase, count, code = state[PHASE], state[COUNT], state[CODE]
     pulse_invalidate, pulse_run, error_before = state[PULSE_INVALIDATE], state[PULSE_RUN], state[BUS_ERROR]
@@ -125,7 +126,9 @@ def sequencer_step(state, descriptor_lines, verdict, watchdog, start, program, c
             following = REQUEST
     elif phase == REQUEST:
         state[COUNT] = 0
-        if request_ready:
+        if state[POINTER] > last_program:
+            state[CODE], following = _BAD_PROGRAM, FINISH
+        elif request_ready:
             following = RECEIVE
     elif phase == RECEIVE:
         if read_valid:
@@ -179,7 +182,7 @@ def sequencer_step(state, descriptor_lines, verdict, watchdog, start, program, c
     if progress or phase == IDLE or phase == RETURN:
         state[SILENCE] = 0
     else:
-        if watchdog != 0 and state[SILENCE] == watchdog:
+        if watchdog != 0 and state[SILENCE] >= watchdog:
             state[CODE], following, state[PULSE_ABANDON] = _WATCHDOG, RETURN, 1
         state[SILENCE] += 1
     state[PHASE] = following

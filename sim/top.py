@@ -306,7 +306,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
     state : TopState
     tile : TileArrays
         Of the descriptor that the sequencer will read next; anything of that shape when it is not a layer.
-    numbers : (descriptor lines, laggy cycles, slots, row buffers)
+    numbers : (descriptor lines, last line for a descriptor, laggy cycles, slots, row buffers)
     verdict : int
         :func:`~neuroflex.sim.sequencer.check_descriptor` of that descriptor.
     start_at : int
@@ -325,7 +325,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         1: the layer is over, the next descriptor will be asked for. 2: the job is over. 0: stopped by ``limit``.
     """
     r = state.scalars
-    descriptor_lines, laggy_cycles, slots, row_buffers = numbers
+    descriptor_lines, last_program, laggy_cycles, slots, row_buffers = numbers
     request_ready, write_ready, read_go = patterns
     seq, bus, settings = state.sequencer, state.broadcaster, tile.settings
     groups = 1 << settings[_GROUPS]      # those beyond never see a chunk
@@ -362,7 +362,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         chunk = bus[broadcaster.BUS_CHUNK] if beat else 0
         cause = sequencer.sequencer_cause(seq, bus[broadcaster.CAUSE])
         quiet = fibercache.is_idle(state.cache) and memory_arbiter.is_idle(state.arbiter) and memory_guard.guard_idle(state.guard)
-        own_valid = loader.loader_request_valid(state.loader) if loading else phase == sequencer.REQUEST
+        own_valid = loader.loader_request_valid(state.loader) if loading else phase == sequencer.REQUEST and seq[sequencer.POINTER] <= last_program
         own_address = loader.loader_request_address(state.loader) if loading else seq[sequencer.POINTER]
         own_lines = loader.loader_request_lines(state.loader) if loading else descriptor_lines
         own_ready = loading or phase == sequencer.RECEIVE
@@ -491,7 +491,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
             loader.loader_step(state.loader, own_request_ready if loading else 0, own_line if loading else 0, own_error)
         if pulse_clear:
             _clear(state, tile)
-        sequencer.sequencer_step(seq, descriptor_lines, verdict, 0, now == start_at, program, cache_busy, own_request_ready,
+        sequencer.sequencer_step(seq, descriptor_lines, last_program, verdict, 0, now == start_at, program, cache_busy, own_request_ready,
                                  own_line and not loading, own_error, loader_finished, loader_error, broadcaster_finished,
                                  compressor_finished, 1, read_error or write_error, quiet)
         r[NOW] = now + 1

@@ -2,9 +2,11 @@
 
 Plan: whole jobs of random descriptors, good and malformed in every way of ``check_descriptor``: a field out of range, tensors and load
 streams that end at the last line of memory or beyond, output sizes that do not follow from the sources; loader errors; memory errors on
-descriptors, while running and at the end; slow memory, cache, loader and cores; watchdog at every phase; jobs back to back.
-A verdict forced to zero and a phase that skips must fail.
+descriptors, while running and at the end; programs at the end of memory and beyond; slow memory, cache, loader and cores; watchdog at
+every phase, moved while a job runs; jobs back to back. A verdict forced to zero and a phase that does not wait must fail.
 """
+import re
+
 import numpy as np
 import pytest
 
@@ -18,8 +20,9 @@ from neuroflex.tb.coverage import Coverage
 
 CONFIG = PRESETS["tiny"]
 LINES = descriptor_lines(CONFIG)
+LAST_PROGRAM = (1 << CONFIG.address_bits) - LINES
 SPACE = 1 << CONFIG.address_bits
-POINTS = (*(f"status {s.name}" for s in Status if s), *(f"phase {p.name}" for p in Phase), "loader error", "run error", "final error",
+POINTS = (*(f"status {s.name}" for s in Status if s), *(f"phase {p.name}" for p in Phase), "loader error", "run error", "final error", "watchdog moved",
           "watchdog in RUN", "watchdog in LOAD", "watchdog in REQUEST", "two layers", *(f"cause {c.name}" for c in StallCause),
           "layer", "end", "broken", "flip", "random", *(f"odd {s.name}" for s in (Status.BAD_SOURCE, Status.BAD_OUTPUT, Status.BAD_LOAD_LENGTH)))
 
@@ -147,9 +150,14 @@ def jobs(rng, cycles, coverage, broken=0.25):
     for _ in range(cycles):
         phase = int(state[model.PHASE])
         if phase == model.IDLE:
-            program, watchdog = int(rng.integers(0, 1 << 20)), int(rng.choice([0, 60, 400, 400]))
+            program = int(rng.choice([int(rng.integers(0, LAST_PROGRAM)), LAST_PROGRAM, LAST_PROGRAM - LINES, LAST_PROGRAM + 1, 1 << 31],
+                                     p=[0.8, 0.05, 0.05, 0.05, 0.05]))
+            watchdog = int(rng.choice([0, 60, 400, 400]))
             layers, hang = int(rng.integers(0, 4)), int(rng.choice([-1, model.REQUEST, model.LOAD, model.RUN], p=[0.7, 0.1, 0.1, 0.1]))
             watchdog = watchdog or 60 if hang >= 0 else watchdog   # a job that hangs for ever would end the test's variety
+        elif watchdog and rng.random() < 0.01:
+            watchdog = int(rng.choice([20, 60, 400]))               # also below the silence so far: it strikes at once
+            coverage.hit("watchdog moved")
         if phase == model.REQUEST and previous_phase != model.REQUEST:
             kind = "end" if layers == 0 else rng.choice(["layer", "broken", "odd", "flip", "random"],
                                                            p=[1 - broken, broken / 4, broken / 2, broken / 8, broken / 8])
@@ -181,8 +189,8 @@ def jobs(rng, cycles, coverage, broken=0.25):
             "running_cause": int(rng.integers(2, 8)), "progress": int(rng.random() < 0.3 and not hung),
             "bus_error": int(rng.random() < (0.1 if phase == model.FINISH else 0.002)), "quiet": int(rng.random() < 0.3)}
         out = {"busy": int(phase != model.IDLE), "finish": int(phase == model.RETURN), "code": int(state[model.CODE]),
-               "layer": int(state[model.LAYER]), "phase": phase, "request__valid": int(phase == model.REQUEST),
-               "request__payload": int(state[model.POINTER]) | LINES << CONFIG.address_bits, "read_data__ready": int(phase == model.RECEIVE),
+               "layer": int(state[model.LAYER]), "phase": phase, "request__valid": int(phase == model.REQUEST and state[model.POINTER] <= LAST_PROGRAM),
+               "request__payload": int(state[model.POINTER]) % (1 << CONFIG.address_bits) | LINES << CONFIG.address_bits, "read_data__ready": int(phase == model.RECEIVE),
                "cache_invalidate": int(state[model.PULSE_INVALIDATE]), "loader_start": int(state[model.PULSE_LOADER]),
                "loading": int(phase == model.LOAD), "clear": int(state[model.PULSE_CLEAR]), "run": int(state[model.PULSE_RUN]),
                "cause": int(model.sequencer_cause(state, values["running_cause"])), "abandon": int(state[model.PULSE_ABANDON]),
@@ -205,7 +213,7 @@ def jobs(rng, cycles, coverage, broken=0.25):
             pending.pop(0)
         elif phase == model.CHECKSUM:
             words = np.roll(words, -1)
-        model.sequencer_step(state, LINES, verdict, watchdog, values["start"], program, values["cache_busy"], values["request__ready"],
+        model.sequencer_step(state, LINES, LAST_PROGRAM, verdict, watchdog, values["start"], program, values["cache_busy"], values["request__ready"],
                              read_valid, values["read_data__payload"] >> 32, values["loader_finished"], values["loader_error"],
                              values["broadcaster_finished"], values["compressor_finished"], values["progress"], values["bus_error"],
                              values["quiet"])
@@ -230,7 +238,11 @@ def test_faults_are_seen():
     edits = {"ends of tensors are not looked at": lambda t: t.replace("tensor_lines <=", "tensor_lines <= 0 &"),
              "output sizes are not looked at": lambda t: t.replace("rest <=", "rest <= 0 &"),
              "verdict ignored": lambda t: t.replace("= bad_output;", "= 1'h0;"),
-             "status swapped": lambda t: t.replace("= bad_source;", "= bad_output;")}
+             "status swapped": lambda t: t.replace("= bad_source;", "= bad_output;"),
+             "program cut": lambda t: re.sub(r"assign beyond = [^;]*;", "assign beyond = 1'h0;", t),
+             "cache not waited for": lambda t: t.replace("= ~ cache_busy;", "= 1'h1;"),
+             "tail not waited for": lambda t: t.replace("if (quiet)", "if (1'h1)"),
+             "watchdog only when met": lambda t: t.replace("silence >= watchdog", "silence == watchdog")}
     for name, edit in edits.items():
         with pytest.raises(Mismatch):
             Bench(Sequencer(config=CONFIG), name="sequencer", verilog_edit=edit).run(stimulus, expected, seed=32)
@@ -238,11 +250,13 @@ def test_faults_are_seen():
 
 
 def test_every_field_limit_is_checked():
-    """Each single broken field is refused by model and circuit alike with a status that names its part."""
+    """The model refuses each single broken field with the status that names its part; `test_sequencer` holds the circuit to the model."""
     rng = np.random.default_rng(33)
     for name, bad in BROKEN.items():
         for value in bad:
             values = good_descriptor(rng) | {name: value}
             if name.startswith("source1"):
                 values["source1_height"] = 1
-            assert model.check_descriptor(pack_descriptor(**values), CONFIG) not in (Status.NONE, Status.DONE), (name, value)
+            part = {"opcode": Status.BAD_OPCODE, "version": Status.BAD_OPCODE, "load": Status.BAD_LOAD_LENGTH, "source0": Status.BAD_SOURCE,
+                    "source1": Status.BAD_SOURCE}.get(name.split("_")[0], Status.BAD_OUTPUT)
+            assert model.check_descriptor(pack_descriptor(**values), CONFIG) == part, (name, value)

@@ -77,6 +77,9 @@ def test_wrong_descriptors(accelerator, good):
             memory, program = with_program(job, memory, **changes)
             calls.append(Call(program=program))
             want.append(status)
+    for beyond in ((1 << TINY.address_bits) - descriptor_lines(TINY) + 1, (1 << TINY.address_bits) + job.program, 1 << 31):
+        calls.append(Call(program=beyond))
+        want.append(Status.BAD_PROGRAM)
     assert recovers(accelerator, good, memory, calls) == want
 
 
