@@ -4,7 +4,7 @@ from amaranth.lib import enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.axi import Response
-from neuroflex.hdl.axi_bus import axi_lite_signature, shell_request
+from neuroflex.axi_bus import axi_lite_signature, shell_request
 from neuroflex.hdl.registers import register_response
 
 __all__ = ["AxiLite"]
@@ -31,7 +31,7 @@ class AxiLite(wiring.Component):
     -------
     bus : In(axi_lite_signature)
         ``awprot`` and ``arprot`` are not looked at.
-    request : Out(stream of :func:`~neuroflex.hdl.axi_bus.shell_request`)
+    request : Out(stream of :func:`~neuroflex.axi_bus.shell_request`)
     response : In(stream of :func:`~neuroflex.hdl.registers.register_response`)
     """
 

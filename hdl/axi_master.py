@@ -4,8 +4,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.axi import AxiConfig
+from neuroflex.axi_bus import axi_burst_layout, axi_read_signature, axi_write_signature
 from neuroflex.config import ArchConfig
-from neuroflex.hdl.axi_bus import axi_burst_layout, axi_read_signature, axi_write_signature
 from neuroflex.hdl.axi_read import AxiRead
 from neuroflex.hdl.axi_split import AxiSplit
 from neuroflex.hdl.axi_write import AxiWrite

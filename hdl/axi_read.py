@@ -4,8 +4,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.axi import AxiConfig
+from neuroflex.axi_bus import INCR, MODIFIABLE_BUFFERABLE, axi_burst_layout, axi_read_signature
 from neuroflex.config import ArchConfig
-from neuroflex.hdl.axi_bus import INCR, MODIFIABLE_BUFFERABLE, axi_burst_layout, axi_read_signature
 from neuroflex.hdl.fifo import StreamFIFO
 from neuroflex.layouts import read_data_layout
 
@@ -29,7 +29,7 @@ class AxiRead(wiring.Component):
 
     Members
     -------
-    burst : In(stream of :func:`~neuroflex.hdl.axi_bus.axi_burst_layout`)
+    burst : In(stream of :func:`~neuroflex.axi_bus.axi_burst_layout`)
         ``write`` and ``last`` do not matter.
     bus : Out(axi_read_signature)
     read_data : Out(stream of :func:`~neuroflex.layouts.read_data_layout`)

@@ -4,8 +4,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.axi import PAGE_BYTES, AxiConfig
+from neuroflex.axi_bus import axi_burst_layout
 from neuroflex.config import ArchConfig
-from neuroflex.hdl.axi_bus import axi_burst_layout
 from neuroflex.hdl.fifo import StreamFIFO
 from neuroflex.layouts import memory_request_layout
 
@@ -31,7 +31,7 @@ class AxiSplit(wiring.Component):
     request : In(stream of :func:`~neuroflex.layouts.memory_request_layout`)
     program_page, tensor_page, tensor_line : In(32)
         Page of lines below ``tensor_line`` and from it on; not to be changed while requests are in work.
-    burst : Out(stream of :func:`~neuroflex.hdl.axi_bus.axi_burst_layout`)
+    burst : Out(stream of :func:`~neuroflex.axi_bus.axi_burst_layout`)
     """
 
     def __init__(self, *, config, axi):

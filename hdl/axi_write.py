@@ -4,8 +4,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.axi import AxiConfig
+from neuroflex.axi_bus import INCR, MODIFIABLE_BUFFERABLE, axi_burst_layout, axi_write_signature
 from neuroflex.config import ArchConfig
-from neuroflex.hdl.axi_bus import INCR, MODIFIABLE_BUFFERABLE, axi_burst_layout, axi_write_signature
 from neuroflex.hdl.fifo import StreamFIFO
 
 __all__ = ["AxiWrite"]
@@ -28,7 +28,7 @@ class AxiWrite(wiring.Component):
 
     Members
     -------
-    burst : In(stream of :func:`~neuroflex.hdl.axi_bus.axi_burst_layout`)
+    burst : In(stream of :func:`~neuroflex.axi_bus.axi_burst_layout`)
         ``write`` does not matter.
     write_data : In(stream of a line)
     write_done : Out(stream of ``{error}``)

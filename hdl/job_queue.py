@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex import registers as regmap
 from neuroflex.axi import AxiConfig
-from neuroflex.hdl.axi_bus import shell_request
+from neuroflex.axi_bus import shell_request
 from neuroflex.hdl.fifo import StreamFIFO
 from neuroflex.hdl.registers import register_request, register_response
 
@@ -64,7 +64,7 @@ class JobQueue(wiring.Component):
 
     Members
     -------
-    host_request : In(stream of :func:`~neuroflex.hdl.axi_bus.shell_request`)
+    host_request : In(stream of :func:`~neuroflex.axi_bus.shell_request`)
     host_response : Out(stream of :func:`~neuroflex.hdl.registers.register_response`)
     core_request : Out(stream of :func:`~neuroflex.hdl.registers.register_request`)
     core_response : In(stream of :func:`~neuroflex.hdl.registers.register_response`)

@@ -4,8 +4,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.axi import AxiConfig
+from neuroflex.axi_bus import axi_lite_signature, axi_read_signature, axi_write_signature
 from neuroflex.config import ArchConfig
-from neuroflex.hdl.axi_bus import axi_lite_signature, axi_read_signature, axi_write_signature
 from neuroflex.hdl.axi_lite import AxiLite
 from neuroflex.hdl.axi_master import AxiMaster
 from neuroflex.hdl.job_queue import JobQueue

@@ -8,7 +8,7 @@ __all__ = ["AxiSplitModel", "Burst", "bursts_of"]
 
 
 class Burst(NamedTuple):
-    """An AXI burst, see :func:`neuroflex.hdl.axi_bus.axi_burst_layout`."""
+    """An AXI burst, see :func:`neuroflex.axi_bus.axi_burst_layout`."""
 
     write: int
     address: int
