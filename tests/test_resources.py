@@ -1,11 +1,19 @@
-"""The script of the resource table: sums, refusals, text, and results that survive an interruption. No tool is run."""
+"""The script of the resource table: sums, refusals, text, results that survive an interruption, and a table that is not out of date.
+
+The figures themselves are not measured here. Each row of ``docs/resources.json`` has a hash of the Verilog that it was measured on; the
+Verilog is made again, for the presets ``tiny`` and ``paper`` (and with ``long`` for all), and must have the same hash.
+"""
 
 import copy
+import functools
 import importlib.util
+import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from neuroflex import eda
 from neuroflex.config import PRESETS
 
 _spec = importlib.util.spec_from_file_location("resources", Path(__file__).parent.parent / "scripts" / "resources.py")
@@ -112,3 +120,96 @@ def test_blocks_can_be_built_for_their_presets(name):
         config, left_out = block.sized(PRESETS[preset])
         block.make(config)
         assert left_out == (12 if (name, preset) == ("FiberCache", "paper") else 0)
+
+
+TABLE = json.loads((resources.ROOT / "docs" / "resources.json").read_text())
+SLOW = ("FiberCache",)      # tens of thousands of lines of Verilog
+
+
+@functools.cache
+def _now(name, config):
+    """Hash of a block's Verilog as it is now."""
+    return resources.verilog_hash(eda.to_verilog(resources.BLOCKS[name].make(config), resources._module(name)))
+
+
+def out_of_date(table, name, presets):
+    """Rows of a block that were measured on other Verilog than is generated now, and how many rows there are.
+
+    Rows without a hash, and presets that were not measured (which the page lists), do not count.
+    """
+    stale, compared = [], 0
+    rows = [(preset, row, "resources") for preset, row in table["blocks"].get(name, {}).items() if preset in presets]
+    if name in table["clocks"] and resources.PLACED_PRESET in presets:
+        rows.append((resources.PLACED_PRESET, table["clocks"][name], "clock"))
+    for preset, row, what in rows:
+        if "verilog" not in row:
+            continue
+        config, left_out = resources.BLOCKS[name].sized(PRESETS[preset])
+        now = _now(name, config)
+        if left_out and what == "resources":
+            now = resources.verilog_hash(now, _now("CacheBank", PRESETS[preset]), str(left_out))
+        compared += 1
+        if row["verilog"] != now:
+            stale.append(f"{what} of {name} ({preset})")
+    return stale, compared
+
+
+def _current(name, presets):
+    for tool, version in TABLE["tools"].items():
+        if metadata.version(tool) != version:
+            pytest.skip(f"the table was made with {tool} {version}, which may write other Verilog than {metadata.version(tool)}")
+    stale, _ = out_of_date(TABLE, name, presets)
+    assert not stale, (f"docs/resources.json was measured on other Verilog: {', '.join(stale)}. `make synthesis` measures again "
+                       "(`scripts/resources.py --place` for clocks; with `--minutes 0` it only drops what is out of date)")
+
+
+@pytest.mark.parametrize("name", [name for name in resources.BLOCKS if name not in SLOW])
+def test_table_is_of_the_circuits_as_they_are(name):
+    _current(name, ("tiny", "paper"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", resources.BLOCKS)
+def test_whole_table_is_of_the_circuits_as_they_are(name):
+    _current(name, tuple(PRESETS))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preset", resources.WHOLE_TOP)
+def test_whole_accelerator_in_the_table_is_as_it_is(preset):
+    row = TABLE["presets"].get(preset, {})
+    if row.get("label") != "whole" or "verilog" not in row:
+        pytest.skip(f"the whole accelerator of {preset} was not synthesised for the table")
+    assert row["verilog"] == resources.verilog_hash(eda.to_verilog(resources.NeuroFlex(config=PRESETS[preset]), "neuroflex_top"))
+
+
+def test_most_blocks_are_in_the_table():
+    """Otherwise the tests above compare nothing."""
+    measured = [name for name in resources.BLOCKS if any("verilog" in row for row in TABLE["blocks"].get(name, {}).values())]
+    assert len(measured) >= 15
+
+
+def test_changed_block_is_out_of_date(monkeypatch):
+    row = {"verilog": _now("StreamFIFO", PRESETS["paper"])}
+    table = {"blocks": {"StreamFIFO": {"paper": row, "tiny": {}}}, "clocks": {"StreamFIFO": row}}
+    assert out_of_date(table, "StreamFIFO", ("tiny", "paper")) == ([], 2)
+    deeper = resources.Block(lambda c: resources.StreamFIFO(shape=c.chunk_bits, depth=8), "")
+    monkeypatch.setitem(resources.BLOCKS, "StreamFIFO", deeper)
+    _now.cache_clear()
+    assert out_of_date(table, "StreamFIFO", ("tiny", "paper")) == (["resources of StreamFIFO (paper)", "clock of StreamFIFO (paper)"], 2)
+    _now.cache_clear()
+
+
+def test_banks_left_out_are_part_of_the_hash(monkeypatch):
+    """As the script makes it: several banks whole, the others as so many of one bank."""
+    monkeypatch.setitem(resources.BLOCKS, "FiberCache", resources.Block(resources.CacheBank, "", banks=4))      # a small stand-in
+    config, _ = resources.BLOCKS["FiberCache"].sized(PRESETS["paper"])
+    bank = _now("CacheBank", PRESETS["paper"])
+    monkeypatch.setattr(resources.Measurement, "_synthesise",
+                        lambda self, top, component: _row(resources.verilog_hash(eda.to_verilog(component, top))))
+    row = resources.Measurement(None, None)._block("FiberCache", PRESETS["paper"])
+    assert row["verilog"] != bank
+    assert out_of_date({"blocks": {"FiberCache": {"paper": row}}, "clocks": {}}, "FiberCache", ("paper",)) == ([], 1)
+    row["verilog"] = resources.verilog_hash(_now("FiberCache", config), bank, "11")
+    assert out_of_date({"blocks": {"FiberCache": {"paper": row}}, "clocks": {}}, "FiberCache", ("paper",))[0]
+    _now.cache_clear()
