@@ -1,7 +1,5 @@
 """The demonstration: a trained network becomes Verilog that equals its golden model, cycle by cycle."""
 import json
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +8,14 @@ from neuroflex import flow
 from neuroflex.compiler.schedule import profile
 from neuroflex.formats import Status
 from neuroflex.generate import MANIFEST, files_match, generate, sources_digest
+from neuroflex.progress import Silent, preparation
 from neuroflex.report import Report, write_report
 from neuroflex.sim.cost import column_costs
 from neuroflex.sim.network import classify, quantise
 
-__all__ = ["STEPS", "Silent", "demonstrate"]
+__all__ = ["demonstrate"]
 
-STEPS = 7
 POLICIES = ("hybrid", "all_ann", "all_snn", "layerwise", "random")      # compared in the report
-
-
-class Silent:
-    """Tells nobody what the demonstration is doing; a display has the same two methods."""
-
-    @contextmanager
-    def step(self, text):
-        """A step begins; it ends with the block."""
-        yield
-
-    def track(self, items, text):
-        """Passes items on, one after another."""
-        return items
 
 
 def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
@@ -47,8 +32,8 @@ def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
         Test images to run on RTL and model.
     seed : int
         Of the random policy.
-    show : object, optional
-        Progress display, see `Silent`.
+    show : neuroflex.progress.Display, optional
+        Gets seven steps.
 
     Returns
     -------
@@ -68,8 +53,8 @@ def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
         job = jobs["hybrid"]
     with show.step(f"write the Verilog of {config.name}"):
         _generate(config, folder / "verilog")
-    with show.step("build the simulator and compile the golden model"):
-        _build(job, tensors[0])
+    with show.step(preparation(model=True, rtl=True)):
+        flow.prepare(job, tensors[0])
     verdicts = [flow.verify(job, tensor) for tensor in show.track(tensors, "compare RTL and golden model in every cycle")]
     ended = [v.rtl.status.name for v in verdicts if v.rtl.status is not Status.DONE]
     if ended:
@@ -103,24 +88,6 @@ def _generate(config, folder):
     same = manifest.get("sources") == sources_digest() and manifest.get("configuration") == config.to_dict()
     if not same or not files_match(folder, manifest):
         generate(config, folder)
-
-
-def _build(job, tensor):
-    """Build simulator and model at the same time: one is mostly g++, the other Numba."""
-    failed = []
-
-    def rtl():
-        try:
-            flow.simulate_rtl(job, tensor)
-        except BaseException as error:      # raised again where the caller sees it
-            failed.append(error)
-
-    thread = threading.Thread(target=rtl)
-    thread.start()
-    flow.simulate_model(job, tensor)
-    thread.join()
-    if failed:
-        raise failed[0]
 
 
 def _columns(job):

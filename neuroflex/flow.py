@@ -1,5 +1,6 @@
 """From a network to figures: compile, simulate on the golden model or on RTL, compare in every cycle."""
 import functools
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,8 +16,8 @@ from neuroflex.sim.network import evaluate
 from neuroflex.sim.run import simulate_job
 from neuroflex.sim.top import FIELDS
 
-__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "rtl_accelerator", "simulate_model", "simulate_rtl", "timeline",
-           "utilisation", "verify"]
+__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "prepare", "rtl_accelerator", "simulate_model", "simulate_rtl",
+           "timeline", "utilisation", "verify"]
 
 POLICIES = {"hybrid": "min_edp", "all_ann": "all_ann", "all_snn": "all_snn", "layerwise": "layerwise", "random": "random",
             "balanced": "min_edp"}
@@ -99,6 +100,38 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     fixed = sum(load_cycles(network, layer, plan, config) for layer in network.layers for plan in plans[layer.name])
     schedules = schedule_network(network, config, trace, plans, method=POLICIES[policy], seed=seed, energy=energy, fixed_cycles=fixed)
     return lower(network, config, schedules, trace=trace)
+
+
+def prepare(job, tensor, *, model=True, rtl=True):
+    """Build what running a job takes, which is slow the first time: the golden model's compiled loops and the Verilated accelerator.
+
+    Both are kept, the loops beside their sources and the accelerator in ``build``. They are built at the same time: the one is mostly
+    Numba's work, the other that of g++.
+
+    Parameters
+    ----------
+    job, tensor
+        As in `simulate_model`; the model runs once.
+    model, rtl : bool
+        Which of them.
+    """
+    failed = []
+
+    def build():
+        try:
+            rtl_accelerator(job.config)
+        except BaseException as error:      # raised again where the caller sees it
+            failed.append(error)
+
+    thread = threading.Thread(target=build)
+    if rtl:
+        thread.start()
+    if model:
+        simulate_model(job, tensor)
+    if rtl:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def simulate_model(job, tensor, *, memory=None):

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from neuroflex import registers
+from neuroflex.progress import Silent
 
 __all__ = ["MANIFEST", "Generated", "GenerateError", "design_files", "files_match", "generate", "parameter_header", "sources_digest", "top_name"]
 
@@ -131,7 +132,7 @@ def files_match(folder, manifest):
         return False
 
 
-def generate(config, folder, *, lint=False, axi=None):
+def generate(config, folder, *, lint=False, axi=None, show=None):
     """Write an accelerator's files, all of them or none.
 
     The files are written beside the folder and moved into place at the end.
@@ -145,6 +146,8 @@ def generate(config, folder, *, lint=False, axi=None):
         Let ``verilator --lint-only -Wall`` read the Verilog; its findings are in the result.
     axi : AxiConfig, optional
         Put the AXI shell around it.
+    show : neuroflex.progress.Display, optional
+        Gets one step, or two with ``lint``.
 
     Returns
     -------
@@ -160,13 +163,14 @@ def generate(config, folder, *, lint=False, axi=None):
         raise GenerateError(f"{folder} is a file; give the name of a folder to make")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise GenerateError(f"{folder} holds files that were not generated (it has no {MANIFEST}); give a new or an empty folder")
-    files = design_files(config, axi)
-    top = top_name(config, axi)
-    warnings = None
+    top, show, warnings = top_name(config, axi), show or Silent(), None
+    with show.step(f"describe {top} in Amaranth and write its Verilog with Yosys"):
+        files = design_files(config, axi)
     if lint:
         from neuroflex.eda import lint as check
 
-        warnings = tuple(check("".join(text for path, text in files.items() if path.endswith(".v")), top))
+        with show.step("check the Verilog with Verilator"):
+            warnings = tuple(check("".join(text for path, text in files.items() if path.endswith(".v")), top))
     sums = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in sorted(files.items())}
     manifest = json.dumps({"top": top, "sources": sources_digest(), "configuration": config.to_dict(),
                            **({"axi": dataclasses.asdict(axi)} if axi else {}), "files": sums}, indent=2) + "\n"

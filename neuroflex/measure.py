@@ -6,11 +6,13 @@ import numpy as np
 from neuroflex import flow
 from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.formats import Core, StallCause
+from neuroflex.progress import Silent, preparation
 
 __all__ = ["measure_layer"]
 
 
-def measure_layer(config, *, rows, inputs, columns, activation_density, weight_density, levels=4, kernel=1, seed=0, policy="hybrid", rtl=True, memory=None):
+def measure_layer(config, *, rows, inputs, columns, activation_density, weight_density, levels=4, kernel=1, seed=0, policy="hybrid", rtl=True, memory=None,
+                  show=None):
     """Cycles, matches, utilisation and stalls of a layer.
 
     Parameters
@@ -23,6 +25,8 @@ def measure_layer(config, *, rows, inputs, columns, activation_density, weight_d
     rtl : bool
         Measure on the RTL too, and compare.
     memory : MemoryTrace, optional
+    show : neuroflex.progress.Display, optional
+        Gets three steps, or four with ``rtl``.
 
     Returns
     -------
@@ -31,12 +35,16 @@ def measure_layer(config, *, rows, inputs, columns, activation_density, weight_d
         cycle) of each core over the run phase, and ``utilisation_all`` over all cycles; seconds. ``equal``: whether counters, sums
         per layer and outputs agree. ``joins``: (row, chunk, column) triples, and how many per second the model predicts.
     """
-    network, images = synthetic_layer(rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
-                                      weight_density=weight_density, levels=levels, kernel=kernel, seed=seed)
-    job = flow.compile_network(network, config, policy=policy, seed=seed, calibration=images)
+    show = show or Silent()
+    with show.step(f"draw and compile a layer of {rows} x {inputs} x {columns} for {config.name}, {policy}"):
+        network, images = synthetic_layer(rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
+                                          weight_density=weight_density, levels=levels, kernel=kernel, seed=seed)
+        job = flow.compile_network(network, config, policy=policy, seed=seed, calibration=images)
     tensor = images[0]
-    flow.simulate_model(job, tensor, memory=memory)     # compiles the model's loops
-    model, model_seconds = _timed(flow.simulate_model, job, tensor, memory)
+    with show.step(preparation(model=True, rtl=rtl)):
+        flow.prepare(job, tensor, rtl=rtl)
+    with show.step("run it on the golden model"):
+        model, model_seconds = _timed(flow.simulate_model, job, tensor, memory)
     # Each position of the window is padded to whole chunks.
     joins = rows * kernel ** 2 * -(-inputs // kernel ** 2 // config.chunk_bits) * columns
     result = {"layer": {"rows": rows, "inputs": inputs, "columns": columns, "activation_density": activation_density,
@@ -49,7 +57,8 @@ def measure_layer(config, *, rows, inputs, columns, activation_density, weight_d
               "energy_pj": flow.energy_pj(job, tensor)}
     result["edp"] = result["energy_pj"] * model.cycles
     if rtl:
-        measured, seconds = _timed(flow.simulate_rtl, job, tensor, memory)
+        with show.step("run it on the RTL"):
+            measured, seconds = _timed(flow.simulate_rtl, job, tensor, memory)
         result["rtl"] = _figures(measured, config, seconds)
         result["equal"] = bool(measured.status == model.status and measured.counters == model.counters
                                and np.array_equal(measured.layers, model.layers) and np.array_equal(measured.output, model.output))

@@ -13,7 +13,7 @@ from neuroflex.axi import PAGE_BYTES, AxiConfig
 from neuroflex.hdl.shell import AxiShell
 from neuroflex.tb.bench import Bench
 
-__all__ = ["AxiSystem", "BusError", "SystemFault"]
+__all__ = ["AxiSystem", "BusError", "SystemFault", "shell_bench"]
 
 _SHIM = Path(__file__).with_name("axi_system.cpp")
 _MASTER_IN = ("awready", "wready", "bvalid", "bresp", "arready", "rvalid", "rdata", "rresp", "rlast")
@@ -31,9 +31,9 @@ class SystemFault(RuntimeError):
     """The RTL did what nothing should make it do: left memory, did not answer, failed an assertion."""
 
 
-@functools.cache
-def _bench(config, axi, verilog_edit, quick):
-    """Making the Verilog takes longer than a run."""
+@functools.cache        # making the Verilog takes longer than a run
+def shell_bench(config, axi, verilog_edit=None, quick=False):
+    """Bench of an `AxiShell`, with the system around it compiled in; arguments as for `AxiSystem`."""
     return Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit, quick=quick)
 
 
@@ -70,7 +70,7 @@ class AxiSystem:
             raise ValueError(f"memory must be whole pages of {PAGE_BYTES} bytes within {axi.address_bits} address bits")
         self.config, self.axi, self.base = config, axi, base
         self.memory = np.zeros(memory_bytes, np.uint8)
-        self.bench = _bench(config, axi, verilog_edit, quick)
+        self.bench = shell_bench(config, axi, verilog_edit, quick)
         stim, trace = self.bench._stim, self.bench._trace
         inputs = np.array([stim.places[f"m_axi_{n}"][:2] for n in _MASTER_IN] + [stim.places[f"s_axi_{n}"][:2] for n in _SLAVE_IN], np.int64)
         outputs = np.array([trace.places[f"m_axi_{n}"][:2] for n in _MASTER_OUT] + [trace.places[f"s_axi_{n}"][:2] for n in _SLAVE_OUT]

@@ -49,6 +49,16 @@ def test_image_and_network_give_the_same_numbers(call, image):
     assert all(run["status"] == "DONE" and run["counters"]["cycles"] == run["cycles"] for run in of_image["runs"])
 
 
+def test_commands_say_what_they_are_doing(call, tmp_path):
+    """Numbered steps on standard error, each with its end; standard output stays JSON."""
+    for arguments, steps in ((["simulate", "digits"], 3), (["compile", "digits", "-o", tmp_path / "a.nfx"], 2), (["bench", "-K", 32, "--engine", "model"], 3)):
+        code, _, err = call(*arguments)
+        first, *lines = err.splitlines()
+        assert code == 0 and first == "loading NeuroFlex ..."
+        assert [line.split()[0] for line in lines if line.startswith("[")] == [f"[{number}/{steps}]" for number in range(1, steps + 1)]
+        assert sum("done, " in line or " of " in line for line in lines if line.startswith("  ")) >= steps
+
+
 def test_slower_memory_takes_longer(call, image):
     fast, slow = (call("simulate", image, "--latency", latency)[1]["runs"][0] for latency in (5, 200))
     assert fast["cycles"] < slow["cycles"] and fast["output"] == slow["output"]
@@ -85,6 +95,16 @@ def test_a_run_that_does_not_end_is_no_traceback(call, monkeypatch):
 @pytest.mark.parametrize("arguments, says", [
     (["info", "nothing"], "no preset (tiny"),
     (["simulate", "nothing"], "neither a network of the zoo (digits"),
+    (["verify", "nothing"], "neither a network of the zoo (digits"),
+    (["compile", "nothing", "-o", "x.nfx"], "neither a network of the zoo (digits"),
+    (["demo", "--network", "nothing"], "neither a network of the zoo (digits"),
+    (["compare", "nothing"], "neither a shape (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, peer_2, peer_10, peer_50, peer_100), a network of the zoo (digits"),
+    (["compare", "digits", "--coefficients", "guess"], "there are assumed-45nm"),
+    (["sweep", "vgg16", "nothing"], "neither a shape (vgg16,"),
+    (["bench", "--config", "huge"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),
+    (["generate", "--config", "huge", "-o", "x"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),
+    (["build", "--board", "breadboard"], "'breadboard' is not 'ulx3s'"),
+    (["import", "nothing.onnx", "-o", "x.npz"], "nothing.onnx"),
     (["simulate", "digits", "--config", "huge"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),
     (["simulate", "digits", "--first", "359", "--images", "2"], "holds 360 test images"),
     (["simulate", "digits", "--engine", "guess"], "'model', 'rtl'"),

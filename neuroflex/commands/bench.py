@@ -1,7 +1,7 @@
 """``neuroflex bench``"""
 import click
 
-from neuroflex.commands.common import (POLICIES, CheckFailed, emit, errors, figure, json_option, memory_options, memory_trace, seed_option, table)
+from neuroflex.commands.common import POLICIES, CheckFailed, display, emit, figure, json_option, memory_options, memory_trace, seed_option, table
 
 __all__ = ["command"]
 
@@ -32,17 +32,15 @@ def command(rows, inputs, columns, activation_density, weight_density, levels, k
 
     Exit code 1 when RTL and model differ.
     """
+    policies, rtl = POLICIES if "all" in policies else tuple(dict.fromkeys(policies)), engine == "both"
+    show = display(len(policies) * (3 + rtl))
     from neuroflex.config import load_config
     from neuroflex.measure import measure_layer
 
     config = load_config(config_name)
-    policies = POLICIES if "all" in policies else tuple(dict.fromkeys(policies))
-    runs = []
-    for policy in policies:
-        with errors.status(f"{policy} on {config.name}"):
-            runs.append(measure_layer(config, rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
-                                      weight_density=weight_density, levels=levels, kernel=kernel, seed=seed, policy=policy, rtl=engine == "both",
-                                      memory=memory_trace(latency, memory_seed)))
+    runs = [measure_layer(config, rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
+                          weight_density=weight_density, levels=levels, kernel=kernel, seed=seed, policy=policy, rtl=rtl,
+                          memory=memory_trace(latency, memory_seed), show=show) for policy in policies]
     emit(as_json, runs[0] if len(runs) == 1 else {"runs": runs}, _table(config, runs, rows, inputs, columns),
          "use: matches per PE and cycle, over the run phase and over all cycles; assumed: from coefficients that were not measured")
     for run in runs:

@@ -1,11 +1,14 @@
 """``neuroflex build``"""
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, emit, errors, json_option, table
+from neuroflex.commands.common import CheckFailed, display, emit, json_option, table
 
 __all__ = ["command"]
+
+STEPS = 5       # of `build_ulx3s`
 
 
 @click.command("build")
@@ -17,19 +20,20 @@ __all__ = ["command"]
 @json_option
 def command(board, config_name, folder, clock_mhz, seed, as_json):
     """Build a bitstream by open tools alone (extra `fpga`); takes some ten minutes."""
+    show = display(STEPS)
     from neuroflex.config import load_config
     from neuroflex.fpga.boards import BOARDS
-    from neuroflex.fpga.build import STEPS, TimingMissed, build_ulx3s
+    from neuroflex.fpga.build import TimingMissed, build_ulx3s
 
     folder = folder or Path("build") / board
     config = load_config(config_name or BOARDS[board].config)
-    with errors.status("starting") as status:
-        def progress(step):
-            status.update(f"{STEPS.index(step) + 1}/{len(STEPS)} {step}")
-            errors.print(f"{STEPS.index(step) + 1}/{len(STEPS)} {step}")
+    with ExitStack() as current:
+        def begin(step):
+            current.close()
+            current.enter_context(show.step(step))
 
         try:
-            report = build_ulx3s(config, folder, clock_mhz=clock_mhz, seed=seed, progress=progress)
+            report = build_ulx3s(config, folder, clock_mhz=clock_mhz, seed=seed, progress=begin)
         except TimingMissed as error:
             raise CheckFailed(str(error)) from None
     rows = [("part", report["part"]), ("configuration", report["config"]["name"]), ("LUT", report["lut"]), ("FF", report["ff"]), ("multipliers", report["dsp"]),

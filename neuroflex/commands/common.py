@@ -1,4 +1,4 @@
-"""What the commands share: options, output as tables or JSON, progress, and errors that help."""
+"""What the commands share: options, output as tables or JSON, and errors that help."""
 import functools
 import json
 import sys
@@ -7,16 +7,23 @@ from pathlib import Path
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-__all__ = ["CheckFailed", "config_option", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
-           "memory_options", "memory_trace", "policy_option", "progress", "seed_option", "table"]
+from neuroflex.progress import Display
+
+__all__ = ["CheckFailed", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
+           "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
 
 POLICIES = ("hybrid", "balanced", "all_ann", "all_snn", "layerwise", "random")
 
-errors = Console(stderr=True)       # progress and messages: standard output is for results
-output = Console()
+output = Console()      # results; what is going on goes to standard error, see `display`
+
+
+def display(steps):
+    """A display of so many steps on standard error. Made before the rest of NeuroFlex is loaded, which takes a second or two."""
+    console = Console(stderr=True)
+    console.print("loading NeuroFlex ...")
+    return Display(steps, console)
 
 
 class CheckFailed(click.ClickException):
@@ -60,15 +67,16 @@ def memory_trace(latency, memory_seed):
 
 
 # --- input ---------------------------------------------------------------------------------------------
-def load_network(name):
-    """A network by zoo name or file."""
+def load_network(name, shapes=()):
+    """A network by zoo name or file; ``shapes`` are names that the command takes besides, for the message when it is neither."""
     from neuroflex import zoo
     from neuroflex.compiler.network import Network
 
     if name in zoo.names():
         return zoo.load(name)
     if not Path(name).is_file():
-        raise click.UsageError(f"{name!r} is neither a network of the zoo ({', '.join(zoo.names())}) nor a file")
+        besides = f"a shape ({', '.join(shapes)}), " if shapes else ""
+        raise click.UsageError(f"{name!r} is neither {besides}a network of the zoo ({', '.join(zoo.names())}) nor a file")
     return Network.load(name)
 
 
@@ -158,9 +166,3 @@ def table(title, columns, rows):
     for row in rows:
         made.add_row(*(figure(value) for value in row))
     return made
-
-
-def progress():
-    """A progress display on standard error."""
-    return Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                    TimeElapsedColumn(), console=errors, transient=False)

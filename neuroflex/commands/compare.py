@@ -3,9 +3,11 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import emit, errors, json_option, load_network, progress, seed_option, table
+from neuroflex.commands.common import display, emit, json_option, load_network, seed_option, table
 
 __all__ = ["command"]
+
+STEPS = 9       # of one network
 
 
 @click.command("compare")
@@ -27,7 +29,9 @@ def command(networks, config_name, rows, images, coefficients, latency, report_f
     NETWORK is a shape with synthetic densities (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, peer_2, peer_10, peer_50, peer_100), a trained
     network of the zoo, or a network file. What each figure means: docs/comparison.md.
     """
-    errors.print("loading NeuroFlex ...")
+    networks = tuple(dict.fromkeys(networks))
+    pictures = bool(report_file or trace_file)
+    show = display(len(networks) * (STEPS + pictures) + bool(report_file) + bool(trace_file))
     from neuroflex.compare.measure import compare_network, subject_of
     from neuroflex.compare.shapes import SHAPES
     from neuroflex.config import load_config
@@ -36,29 +40,27 @@ def command(networks, config_name, rows, images, coefficients, latency, report_f
     if coefficients not in SETS:
         raise click.UsageError(f"no set of coefficients {coefficients!r}; there are {', '.join(SETS)}")
     config, found, timelines = load_config(config_name), {}, {}
-    for name in dict.fromkeys(networks):
-        which = name if name in SHAPES else load_network(name)
-        errors.print(f"[bold]{name}[/bold] on {config.name}")
-        with progress() as bar:
-            def track(items, text, total=None, bar=bar):
-                return bar.track(items, total=total, description=f"{text:>17}")
-
-            subject = subject_of(which, seed=seed, rows=rows, images=images, track=track)
-            comparison = compare_network(subject, config, seed=seed, coefficients=coefficients, latency=latency, track=track)
+    loaded = {name: name if name in SHAPES else load_network(name, SHAPES) for name in networks}     # refuses what is none before anything starts
+    for name, which in loaded.items():
+        subject = subject_of(which, seed=seed, rows=rows, images=images, show=show)
+        comparison = compare_network(subject, config, seed=seed, coefficients=coefficients, latency=latency, show=show)
         found[name] = comparison.result
-        if report_file or trace_file:
+        if pictures:
             from neuroflex.compare.timelines import timelines_of
 
-            timelines[name] = timelines_of(subject, config, comparison)
+            with show.step(f"{name}: timelines of the processing elements"):
+                timelines[name] = timelines_of(subject, config, comparison)
     files = []
     if report_file:
         from neuroflex.compare.page import write_page
 
-        files.append(write_page(found, config, timelines, report_file))
+        with show.step(f"draw {report_file}"):
+            files.append(write_page(found, config, timelines, report_file))
     if trace_file:
         from neuroflex.compare.timelines import write_trace
 
-        files.append(write_trace(timelines, trace_file))
+        with show.step(f"write {trace_file}"):
+            files.append(write_trace(timelines, trace_file))
     emit(as_json, {"configuration": config.name, "seed": seed, "coefficients": coefficients, "networks": found},
          *(item for result in found.values() for item in _tables(result)), *(f"written: {path}" for path in files))
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import (config_option, emit, errors, json_option, load_network, policy_option, seed_option, table)
+from neuroflex.commands.common import config_option, display, emit, json_option, load_network, policy_option, seed_option, table
 
 __all__ = ["command"]
 
@@ -17,6 +17,7 @@ __all__ = ["command"]
 @json_option
 def command(network, config_name, policy, seed, path, as_json):
     """Compile NETWORK, a network file (.npz) or a name from the zoo, to a program image."""
+    show = display(2)
     from neuroflex.config import load_config
     from neuroflex.flow import compile_network
     from neuroflex.formats import Core
@@ -24,8 +25,9 @@ def command(network, config_name, policy, seed, path, as_json):
 
     config = load_config(config_name)
     loaded = load_network(network)
-    with errors.status(f"compiling {loaded.name} for {config.name}"):
+    with show.step(f"schedule and lower {loaded.name} for {config.name}, {policy}"):
         job = compile_network(loaded, config, policy=policy, seed=seed)
+    with show.step(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         program_image(job, policy=policy, seed=seed).save(path)
     tiles = [{"layer": tile.layer, "columns": len(tile.columns), "ann": int((tile.core == Core.ANN).sum()),

@@ -1,35 +1,15 @@
 """``neuroflex demo``"""
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, config_option, emit, errors, json_option, load_network, progress, seed_option, table
+from neuroflex.commands.common import CheckFailed, config_option, display, emit, json_option, load_network, seed_option, table
 
 __all__ = ["command"]
 
 
-class Display:
-    """Numbered steps with their times, on standard error."""
-
-    def __init__(self, steps):
-        self.steps, self.number = steps, 0
-
-    @contextmanager
-    def step(self, text):
-        self.number += 1
-        started = time.monotonic()
-        errors.print(f"[bold]\\[{self.number}/{self.steps}][/bold] {text} ...")
-        with errors.status(text):
-            yield
-        errors.print(f"      done, {time.monotonic() - started:.1f} s")
-
-    def track(self, items, text):
-        self.number += 1
-        errors.print(f"[bold]\\[{self.number}/{self.steps}][/bold] {text} ...")
-        with progress() as bar:
-            yield from bar.track(items, description="     ")
+STEPS = 7       # of `demonstrate`
 
 
 @click.command("demo")
@@ -43,15 +23,15 @@ class Display:
 def command(folder, images, network, config_name, seed, as_json):
     """From a trained network to a verified accelerator: schedule, Verilog, simulation, comparison in every cycle, report."""
     started = time.monotonic()
-    errors.print("loading NeuroFlex ...")
+    show = display(STEPS)
     from neuroflex.config import load_config
-    from neuroflex.demonstration import STEPS, demonstrate
+    from neuroflex.demonstration import demonstrate
 
     config, loaded = load_config(config_name), load_network(network)
     if loaded.examples is None or images > len(loaded.examples.test_images):
         held = 0 if loaded.examples is None else len(loaded.examples.test_images)
         raise click.UsageError(f"network {loaded.name!r} holds {held} test images, {images} were asked for")
-    summary = demonstrate(loaded, config, folder, images=images, seed=seed, show=Display(STEPS))
+    summary = demonstrate(loaded, config, folder, images=images, seed=seed, show=show)
     best = summary["edp"]["hybrid"]
     rows = [("accuracy in integers", f"{100 * summary['accuracy_integer']:.2f} %"), ("images on RTL and model", images),
             ("cycles, RTL", summary["rtl_cycles"]), ("cycles, model", summary["model_cycles"]),

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, emit, errors, json_option
+from neuroflex.commands.common import CheckFailed, display, emit, json_option
 
 __all__ = ["command"]
 
@@ -14,10 +14,11 @@ __all__ = ["command"]
 @json_option
 def command(board, bitstream, as_json):
     """Load BITSTREAM (build/BOARD/neuroflex.bit by default) into a connected board's FPGA, with openFPGALoader."""
+    show = display(1)
     from neuroflex.fpga.flash import FlashError, flash
 
     path = bitstream or Path("build") / board / "neuroflex.bit"
-    with errors.status(f"programming {board}"):
+    with show.step(f"load {path} into {board} with openFPGALoader"):
         try:
             printed = flash(board, path)
         except FlashError as error:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, config_option, emit, errors, json_option, table
+from neuroflex.commands.common import CheckFailed, config_option, display, emit, json_option, table
 
 __all__ = ["command"]
 
@@ -18,6 +18,7 @@ __all__ = ["command"]
 @json_option
 def command(config_name, folder, lint, shell, axi_data_bits, axi_burst_beats, as_json):
     """Write an accelerator's Verilog (one file per module), register map (C header, JSON, Markdown), file list and configuration."""
+    show = display(1 + lint)
     from neuroflex.axi import AxiConfig
     from neuroflex.config import load_config
     from neuroflex.generate import generate
@@ -27,8 +28,7 @@ def command(config_name, folder, lint, shell, axi_data_bits, axi_burst_beats, as
         axi = AxiConfig(data_bits=int(axi_data_bits), burst_beats=axi_burst_beats) if shell == "axi" else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with errors.status(f"generating {config.name}"):
-        done = generate(config, folder, lint=lint, axi=axi)
+    done = generate(config, folder, lint=lint, axi=axi, show=show)
     result = {"folder": folder, "top": done.top, "files": done.files, "warnings": None if done.warnings is None else list(done.warnings)}
     rows = [("top module", done.top), ("Verilog modules", sum(path.endswith(".v") for path in done.files)),
             ("file list", f"{folder / done.top}.f"), ("registers", ", ".join(p for p in done.files if p.startswith("registers")))]

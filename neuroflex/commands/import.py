@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from neuroflex.commands.common import emit, errors, json_option, table
+from neuroflex.commands.common import display, emit, json_option, table
 
 __all__ = ["command"]
 
@@ -54,6 +54,7 @@ def command(source, path, name, calibration, test_file, as_json, **options):
     SOURCE is an ONNX model (.onnx), a NIR graph (.nir), or a PyTorch module as FILE.py:NAME or PACKAGE.MODULE:NAME, where NAME is a module
     or a function that makes one (which runs that Python code). What is represented and what is refused: docs/frontends.md.
     """
+    show = display(2 + (":" in source and options["levels"] is not None))
     from neuroflex.compiler.network import Examples
 
     images = None if calibration is None else _images(calibration)
@@ -64,10 +65,10 @@ def command(source, path, name, calibration, test_file, as_json, **options):
         examples = Examples(test_images=test, test_labels=labels, calibration_images=images[:_KEPT])
     elif test_file:
         raise click.UsageError("--test needs --calibration with bytes too: profiles are taken on images that are no test")
-    with errors.status(f"importing {source}"):
-        network = _import(source, name, images, examples, options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    network.save(path)
+    network = _import(source, name, images, examples, options, show)
+    with show.step(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        network.save(path)
     about = network.metadata.get("import", {})
     report = about.get("layers", {})
     layers = [{"layer": layer.name, "columns": layer.columns, "levels": int(layer.levels.max()), "theta": f"{layer.theta.min()} … {layer.theta.max()}",
@@ -110,7 +111,7 @@ def _test(path):
     return found["images"], found["labels"]
 
 
-def _import(source, name, images, examples, options):
+def _import(source, name, images, examples, options, show):
     common = {"name": name, "pixel_scale": options["pixel_scale"], "calibration": images, "examples": examples}
     if ":" in source and not Path(source).is_file():
         kind, run, taken = "PyTorch", _torch, {"image_shape", "levels", "tolerance", "input_levels"}
@@ -124,7 +125,7 @@ def _import(source, name, images, examples, options):
     foreign = set(given) - taken
     if foreign:
         raise click.UsageError(f"--{sorted(foreign)[0].replace('_', '-')} is not for {kind} sources")
-    return run(source, common, given)
+    return run(source, common, given, show)
 
 
 def _module(name, extra):
@@ -136,21 +137,23 @@ def _module(name, extra):
         raise ModuleNotFoundError(f"reading {extra.upper()} needs the package {error.name!r}: pip install 'neuroflex[{extra}]'") from None
 
 
-def _onnx(source, common, given):
-    return _module("onnx_import", "onnx").import_onnx(source, **common, **given)
+def _onnx(source, common, given, show):
+    with show.step(f"import the ONNX model {source}"):
+        return _module("onnx_import", "onnx").import_onnx(source, **common, **given)
 
 
-def _nir(source, common, given):
+def _nir(source, common, given, show):
     importer = _module("nir_import", "nir")
     missing = [key for key in (*_READING, "input_levels", "full_scale") if key not in given]
     if missing:
         raise click.UsageError("a NIR graph leaves open what its neurons do in discrete time, and nothing is guessed: say "
                                + ", ".join(f"--{key.replace('_', '-')}" for key in missing))
     reading = importer.Reading(**{key: given.pop(key) for key in (*_READING, "integration") if key in given})
-    return importer.import_nir(source, reading=reading, **common, **given)
+    with show.step(f"import the NIR graph {source}"):
+        return importer.import_nir(source, reading=reading, **common, **given)
 
 
-def _torch(source, common, given):
+def _torch(source, common, given, show):
     importer = _module("torch_import", "torch")
     module = _made(source)
     if "image_shape" not in given:
@@ -160,12 +163,14 @@ def _torch(source, common, given):
     if "levels" in given:
         if common["calibration"] is None:
             raise click.UsageError("--levels puts a QCFS in place of each ReLU, which needs --calibration")
-        module = _module("torch_calibrate", "torch").calibrate(module, common["calibration"], levels=given["levels"],
-                                                               tolerance=given.get("tolerance"), input_levels=given.get("input_levels"),
-                                                               pixel_scale=common["pixel_scale"])
+        with show.step(f"calibrate the ReLUs of {source} to {given['levels']} levels with {len(common['calibration'])} images"):
+            module = _module("torch_calibrate", "torch").calibrate(module, common["calibration"], levels=given["levels"],
+                                                                   tolerance=given.get("tolerance"), input_levels=given.get("input_levels"),
+                                                                   pixel_scale=common["pixel_scale"])
     elif given.keys() & {"input_levels", "tolerance"}:
         raise click.UsageError("--input-levels and --tolerance go with --levels: a network with QCFS activations says its own")
-    return importer.import_torch(module, given["image_shape"], **common)
+    with show.step(f"import the PyTorch module {source}"):
+        return importer.import_torch(module, given["image_shape"], **common)
 
 
 def _made(source):

@@ -4,8 +4,8 @@ import time
 import click
 import numpy as np
 
-from neuroflex.commands.common import (CheckFailed, config_option, emit, errors, images_options, input_tensors, json_option, load_job,
-                                       memory_options, memory_trace, policy_option, progress, seed_option, table)
+from neuroflex.commands.common import (CheckFailed, config_option, display, emit, images_options, input_tensors, is_image, json_option, load_job,
+                                       memory_options, memory_trace, policy_option, seed_option, table)
 
 __all__ = ["command"]
 
@@ -22,20 +22,25 @@ __all__ = ["command"]
 @json_option
 def command(program, engine, config_name, policy, seed, count, first, input_file, latency, memory_seed, as_json):
     """Run PROGRAM, a program image or a network (file or zoo name), image by image."""
+    show = display(3)
     from neuroflex import flow
     from neuroflex.formats import Status
+    from neuroflex.progress import preparation
 
     simulate = {"model": flow.simulate_model, "rtl": flow.simulate_rtl}[engine]
     memory = memory_trace(latency, memory_seed)
-    with errors.status("compiling"):
+    with show.step(f"open {program}" if is_image(program) else f"compile {program} for {config_name}, {policy}"):
         job = load_job(program, config_name, policy, seed)
     tensors, labels = input_tensors(job.network, count, first, input_file)
+    need = {"model": engine == "model", "rtl": engine == "rtl"}
+    with show.step(preparation(**need)):
+        flow.prepare(job, tensors[0], **need)
     runs, started = [], time.monotonic()
-    with progress() as bar:
-        for number, tensor in enumerate(bar.track(tensors, description=f"{engine} of {job.network.name} on {job.config.name}")):
-            result = flow_result(simulate(job, tensor, memory=memory))
-            result |= {"image": first + number, "label": None if labels is None else int(labels[number])}
-            runs.append(result)
+    what = {"model": "golden model", "rtl": "RTL"}[engine]
+    for number, tensor in enumerate(show.track(tensors, f"run {job.network.name} on {job.config.name}'s {what}, image by image")):
+        result = flow_result(simulate(job, tensor, memory=memory))
+        result |= {"image": first + number, "label": None if labels is None else int(labels[number])}
+        runs.append(result)
     answer = {"engine": engine, "network": job.network.name, "configuration": job.config.name, "runs": runs}
     emit(as_json, answer,
          table(f"{job.network.name} on {job.config.name}, {engine}",

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, emit, errors, json_option, progress, table
+from neuroflex.commands.common import CheckFailed, display, emit, json_option, load_network, table
 
 __all__ = ["command"]
 
@@ -24,23 +24,22 @@ def command(networks, configs, seeds, rows, images, folder, processes, scheduler
 
     Each job is what `neuroflex compare` does. A worker that dies loses its own job only, which another one takes over.
     """
-    from neuroflex.commands.common import load_network
+    show = display(1)
     from neuroflex.compare.shapes import SHAPES
     from neuroflex.compare.sweep import SweepFailed, jobs_of, sweep
     from neuroflex.config import load_config
 
     for name in networks:
         if name not in SHAPES:
-            load_network(name)          # refuses what is none before anything starts
+            load_network(name, SHAPES)      # refuses what is none before anything starts
     jobs = jobs_of(dict.fromkeys(networks), [load_config(name) for name in dict.fromkeys(configs)], range(seeds), rows=rows, images=images)
-    with progress() as bar:
-        task = bar.add_task("comparisons", total=len(jobs))
+    with show.count(f"run {len(jobs)} comparisons, a file each in {folder}", len(jobs)) as done:
         try:
-            results = sweep(jobs, folder, processes=processes, scheduler=scheduler, done=lambda job: bar.advance(task))
+            results = sweep(jobs, folder, processes=processes, scheduler=scheduler, done=lambda job: done())
         except SweepFailed as error:
             raise CheckFailed(str(error)) from None
-    errors.print(f"results: {folder}")
     rows = [(one["network"], one["configuration"], one["seed"], one["cycles"], one["energy_pj"], one["edp"]["hybrid"] / one["edp"]["ann_only"],
              one["throughput_vs_random"], one["utilisation"]) for one in results.values()]
     emit(as_json, {"folder": folder, "jobs": list(results.values())},
-         table("comparisons", ("network", "configuration", "seed", "cycles", "energy, pJ", "EDP over ANN-only", "over random", "utilisation"), rows))
+         table("comparisons", ("network", "configuration", "seed", "cycles", "energy, pJ", "EDP over ANN-only", "over random", "utilisation"), rows),
+         f"results: {folder}")

@@ -3,8 +3,8 @@ import time
 
 import click
 
-from neuroflex.commands.common import (CheckFailed, config_option, emit, errors, images_options, input_tensors, json_option, load_job,
-                                       memory_options, memory_trace, policy_option, progress, seed_option, table)
+from neuroflex.commands.common import (CheckFailed, config_option, display, emit, images_options, input_tensors, is_image, json_option, load_job,
+                                       memory_options, memory_trace, policy_option, seed_option, table)
 
 __all__ = ["command"]
 
@@ -19,20 +19,23 @@ __all__ = ["command"]
 @json_option
 def command(program, config_name, policy, seed, count, first, input_file, latency, memory_seed, as_json):
     """Run PROGRAM on RTL and golden model and compare every output of every cycle. Exit code 1 when anything differs."""
+    show = display(3)
     from neuroflex import flow
+    from neuroflex.progress import preparation
 
     memory = memory_trace(latency, memory_seed)
-    with errors.status("compiling"):
+    with show.step(f"open {program}" if is_image(program) else f"compile {program} for {config_name}, {policy}"):
         job = load_job(program, config_name, policy, seed)
     tensors, _ = input_tensors(job.network, count, first, input_file)
+    with show.step(preparation(model=True, rtl=True)):
+        flow.prepare(job, tensors[0])
     runs, started = [], time.monotonic()
-    with progress() as bar:
-        for number, tensor in enumerate(bar.track(tensors, description=f"{job.network.name} on {job.config.name}, RTL against model")):
-            verdict = flow.verify(job, tensor, memory=memory)
-            runs.append({"image": first + number, "cycles": int(verdict.cycles), "cycle_mismatches": int(verdict.cycle_mismatches),
-                         "value_mismatches": int(verdict.value_mismatches), "first": verdict.first,
-                         "model_cycles": int(verdict.model.cycles), "rtl_cycles": int(verdict.rtl.cycles),
-                         "status": verdict.rtl.status.name})
+    for number, tensor in enumerate(show.track(tensors, f"compare {job.network.name} on {job.config.name}, RTL and golden model, in every cycle")):
+        verdict = flow.verify(job, tensor, memory=memory)
+        runs.append({"image": first + number, "cycles": int(verdict.cycles), "cycle_mismatches": int(verdict.cycle_mismatches),
+                     "value_mismatches": int(verdict.value_mismatches), "first": verdict.first,
+                     "model_cycles": int(verdict.model.cycles), "rtl_cycles": int(verdict.rtl.cycles),
+                     "status": verdict.rtl.status.name})
     total = {key: sum(run[key] for run in runs) for key in ("cycles", "cycle_mismatches", "value_mismatches", "model_cycles", "rtl_cycles")}
     emit(as_json, {"network": job.network.name, "configuration": job.config.name, **total, "runs": runs},
          table(f"{job.network.name} on {job.config.name}: RTL against golden model",

@@ -14,6 +14,7 @@ from neuroflex.compare.shapes import SHAPES, host_work
 from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles, row_chunks
 from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, profile, schedule, schedule_tiles
 from neuroflex.formats import Core, StallCause, Status
+from neuroflex.progress import Silent
 from neuroflex.sim.cost import column_costs, neuron_steps
 from neuroflex.sim.energy import energy_table
 from neuroflex.sim.memory import MemoryTrace
@@ -58,22 +59,18 @@ class Subject:
     evaluation_seconds: float = 0.0
 
 
-def _silent(items, text, total=None):
-    return items
-
-
-def _shaped_parts(shape, seed, rows, track):
+def _shaped_parts(shape, seed, rows, show):
     cut = [layer.cut(rows) if rows else (layer, 1.0) for layer in shape.layers]
     drawn = ((shaped_layer(layer, seed=(seed, number)), fraction) for number, (layer, fraction) in enumerate(cut))
     if shape.chained:
         drawn = [(chained_network([layer for layer, _ in cut], name=shape.name, seed=seed), cut[0][1])]
-    for (network, tensors), fraction in track(drawn, "drawing layers", total=1 if shape.chained else len(cut)):
+    for (network, tensors), fraction in show.track(drawn, f"{shape.name}: draw layers of the stated densities", total=1 if shape.chained else len(cut)):
         started = process_time()
         trace = evaluate(network, tensors, quantised=True)
         yield Part(network=network, tensors=tensors, trace=trace, calibration=trace, fraction=fraction), process_time() - started
 
 
-def subject_of(which, *, seed=0, rows=None, images=1, track=_silent):
+def subject_of(which, *, seed=0, rows=None, images=1, show=None):
     """What ``neuroflex compare`` runs.
 
     Parameters
@@ -86,15 +83,18 @@ def subject_of(which, *, seed=0, rows=None, images=1, track=_silent):
         Most rows of a layer that are run, for shapes.
     images : int
         How many images of a trained network.
+    show : neuroflex.progress.Display, optional
+        Gets one step.
 
     Raises
     ------
     LoweringError
         When a trained network holds fewer images.
     """
+    show = show or Silent()
     shape = SHAPES.get(which, which) if isinstance(which, str) else which
     if hasattr(shape, "host"):
-        parts, seconds = zip(*_shaped_parts(shape, seed, rows, track))
+        parts, seconds = zip(*_shaped_parts(shape, seed, rows, show))
         return Subject(name=shape.name, title=shape.title, parts=list(parts), images=1, densities="synthetic densities", source=shape.source,
                        host=shape.host, host_share=host_work(shape), evaluation_seconds=sum(seconds))
     network = shape
@@ -103,7 +103,8 @@ def subject_of(which, *, seed=0, rows=None, images=1, track=_silent):
         raise LoweringError(f"network {network.name!r} holds {held} test images, {images} were asked for")
     tensors = quantise(network.input, network.examples.test_images[:images])
     started = process_time()
-    trace = evaluate(network, tensors, quantised=True)
+    with show.step(f"{network.name}: evaluate {images} images with integers"):
+        trace = evaluate(network, tensors, quantised=True)
     seconds = process_time() - started
     about = network.metadata
     return Subject(name=network.name, title=network.name, images=images, densities="trained weights, real activations",
@@ -211,10 +212,10 @@ def _dealt(tile, costs, config, rng):
     return replace(tile, pe=pe, index=index, method="dealt")
 
 
-def _schedules(subject, config, energy, seed, track):
+def _schedules(subject, config, energy, seed, show):
     """Tiles by policy: a list over parts of dicts, layer name → schedules of its tiles; the costs of each layer likewise."""
     work, owners, costs, fixed = [], [], [], 0.0
-    for part in track(subject.parts, "costs of columns"):
+    for part in show.track(subject.parts, f"{subject.name}: costs of every column on both cores"):
         network, of_layers = part.network, {}
         for layer in network.layers:
             one = column_costs(network, layer, part.calibration.layers[layer.name], config, energy=energy)
@@ -225,7 +226,7 @@ def _schedules(subject, config, energy, seed, track):
                 fixed += load_cycles(network, layer, plan, config)
         costs.append(of_layers)
     found = {}
-    for policy in track(POLICIES, "schedules"):
+    for policy in show.track(POLICIES, f"{subject.name}: schedule for {config.name}, {len(POLICIES)} policies"):
         if policy == "random":
             tiles = [schedule(own, Machine.of(config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe), method="random",
                               seed=(seed, number), columns=plan.columns, groups_log2=plan.groups_log2, start=tile.core)
@@ -244,7 +245,7 @@ def _schedules(subject, config, energy, seed, track):
     return by_part, costs
 
 
-def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", latency=20, track=_silent):
+def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", latency=20, show=None):
     """Run a subject under every policy.
 
     Parameters
@@ -257,20 +258,20 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
         A set of `neuroflex.sim.energy.SETS`.
     latency : int
         Cycles that memory takes to answer a read.
-    track : callable(items, text, total=None) → iterable
-        Progress.
+    show : neuroflex.progress.Display, optional
+        Gets eight steps.
 
     Returns
     -------
     Comparison
     """
-    energy = energy_table(coefficients)
+    show, energy = show or Silent(), energy_table(coefficients)
     runner = _Runner(subject, config, energy, MemoryTrace.constant(latency))
-    by_part, costs = _schedules(subject, config, energy, seed, track)
+    by_part, costs = _schedules(subject, config, energy, seed, show)
     runs, seconds = {}, subject.evaluation_seconds
     for policy in POLICIES:
         runs[policy] = []
-        for part, tiles in zip(track(subject.parts, policy), by_part[policy]):
+        for part, tiles in zip(show.track(subject.parts, f"{subject.name}: run {policy} on the golden model"), by_part[policy]):
             layers, took = runner.run(part, tiles, policy)
             runs[policy].append(layers)
             seconds += took if policy == "hybrid" else 0.0
