@@ -7,25 +7,33 @@ STAMP  := $(VENV)/.installed
 .PHONY: demo test regress formal synthesis venv clean
 venv: $(STAMP)
 $(STAMP): pyproject.toml
-	@echo "== making $(VENV) and installing NeuroFlex with its tools (about a minute)"
+	@echo "== installing NeuroFlex and its tools into $(VENV): simulator, synthesis, numerics, test runner (a minute or two; docs/dependencies.md)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
-	@touch $@
+	@rm -f $@
+	@{ $(BIN)/pip install --disable-pip-version-check --progress-bar off -e '.[test]' && touch $@; } | awk '\
+	    /^(Collecting|Processing) / { n = split($$2, part, "/"); print "   getting " part[n]; fflush() } \
+	    /^Installing collected/ { print "   installing all of them ..."; fflush() } \
+	    /^Successfully installed/ { print "   installed"; fflush() }'
+	@test -e $@
 
 demo: venv
+	@echo "== the demonstration: a trained network becomes Verilog that equals its golden model (a few minutes the first time)"
 	@$(BIN)/neuroflex demo --output build/demo
 
 test: venv
-	@echo "== running the tests"
+	@echo "== the tests; each prints a dot"
 	@$(BIN)/python -m pytest -n 2 -m "not long and not formal"
 
 regress: venv
+	@echo "== the long regressions: the same testbenches with more seeds and larger sizes"
 	@$(BIN)/python -m pytest -n 2 -m long
 
 formal: venv
+	@echo "== the proofs"
 	@$(BIN)/python -m pytest -n 2 -m formal
 
 synthesis: venv
+	@echo "== the table of resources"
 	@$(BIN)/python scripts/resources.py
 
 clean:
