@@ -27,13 +27,13 @@ class UartReceiver(wiring.Component):
     -------
     rx : In(1)
     valid : Out(1)
-        Pulse: ``byte`` was received. ``byte`` stays until the next start bit.
-    byte : Out(8)
+        Pulse: ``data`` was received, and stays until the next start bit.
+    data : Out(8)
     """
 
     def __init__(self, *, divisor):
         self._divisor = check_divisor(divisor)
-        super().__init__({"rx": In(1, init=1), "valid": Out(1), "byte": Out(8)})
+        super().__init__({"rx": In(1, init=1), "valid": Out(1), "data": Out(8)})
 
     def elaborate(self, platform):
         m = Module()
@@ -53,7 +53,7 @@ class UartReceiver(wiring.Component):
             with m.Elif(left == 1):
                 m.d.sync += self.valid.eq(line)
             with m.Else():
-                m.d.sync += self.byte.eq(Cat(self.byte[1:], line))
+                m.d.sync += self.data.eq(Cat(self.data[1:], line))
         return m
 
 

@@ -72,7 +72,7 @@ class UartBridge(wiring.Component):
         is_write, is_register = head.op[0], head.op[5]
         last_word = Signal()
         send, send_byte, covered = Signal(), Signal(8), Signal()
-        byte, arrived = receiver.byte, receiver.valid
+        byte, arrived = receiver.data, receiver.valid
 
         m.d.comb += [
             receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx),

@@ -61,10 +61,11 @@ class MemoryTrace:
         return cls(*patterns, rng.integers(1, most + 1, period), int(rng.integers(1, most)))
 
 
-# Indices of the state array; two rings of QUEUE entries follow.
+# Indices of the state array; two rings of QUEUE entries follow. With DRIVEN set, somebody else is memory and writes before each cycle
+# what it shows in it; nothing is kept then but the number of lines read.
 (TIME, REQUESTS, LINES, READ_HEAD, READ_TAIL, READ_POSITION, HELD, WRITE_HEAD, WRITE_TAIL, WRITE_LEFT,
- ANSWER_HEAD, ANSWER_TAIL) = range(12)
-_FIXED = 16
+ ANSWER_HEAD, ANSWER_TAIL, DRIVEN, REQUEST_READY, WRITE_READY, LINE_VALID, ANSWER_VALID, ANSWER_ERROR) = range(18)
+_FIXED = 18
 _ADDRESS, _COUNT, _READY_AT, _WRITES_BEFORE = (_FIXED + QUEUE * i for i in range(4))
 _WRITE_ADDRESS, _WRITE_COUNT, _ANSWER_AT = (_FIXED + QUEUE * i for i in range(4, 7))
 MEMORY_STATE = _FIXED + 7 * QUEUE
@@ -78,21 +79,23 @@ def memory_init():
 @njit(cache=True)
 def memory_outputs(state, request_ready, write_ready, read_go):
     """(request ready, write-data ready, read line shown, its address, its number, answer shown) in this cycle."""
+    if state[DRIVEN]:
+        return state[REQUEST_READY], state[WRITE_READY], state[LINE_VALID], np.int64(0), state[LINES], state[ANSWER_VALID]
     t = state[TIME]
-    shown = 0
-    address = 0
+    shown = np.int64(0)
+    address = np.int64(0)
     if state[READ_HEAD] != state[READ_TAIL]:
         slot = state[READ_HEAD] % QUEUE
         # A read takes effect after every write that was requested before it.
         if state[HELD] or (t >= state[_READY_AT + slot] and read_go[t % len(read_go)]
                            and state[WRITE_HEAD] >= state[_WRITES_BEFORE + slot]):
-            shown = 1
+            shown = np.int64(1)
             address = state[_ADDRESS + slot] + state[READ_POSITION]
-    answer = 0
+    answer = np.int64(0)
     if state[ANSWER_HEAD] != state[ANSWER_TAIL] and t >= state[_ANSWER_AT + state[ANSWER_HEAD] % QUEUE]:
-        answer = 1
+        answer = np.int64(1)
     # Data are taken only once their request has been taken.
-    write_go = 0
+    write_go = np.int64(0)
     if state[WRITE_HEAD] != state[WRITE_TAIL]:
         write_go = np.int64(write_ready[t % len(write_ready)])
     return np.int64(request_ready[t % len(request_ready)]), write_go, shown, address, state[LINES], answer
@@ -105,7 +108,12 @@ def memory_step(state, latency, answer_latency, shown, answer, request, address,
     Returns the address to which a moved write line goes, else -1.
     """
     t = state[TIME]
-    written = -1
+    written = np.int64(-1)
+    if state[DRIVEN]:
+        if shown and read_taken:
+            state[LINES] += 1
+        state[TIME] = t + 1
+        return written
     if request:
         if write:
             slot = state[WRITE_TAIL] % QUEUE

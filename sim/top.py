@@ -298,7 +298,7 @@ def _skip_still(state, cause, groups_log2, row_buffers, slots, limit):
 
 
 @njit(cache=True)
-def top_advance(state, tile, numbers, verdict, start_at, program, patterns, latency, answer_latency, error_line, record, limit):
+def top_advance(state, tile, numbers, verdict, start_at, program, patterns, latency, answer_latency, error_line, record, limit, abandon):
     """Advance until the sequencer is through with a descriptor.
 
     Parameters
@@ -318,6 +318,8 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
     record : Recorder
     limit : int
         Stop before this cycle whatever happens.
+    abandon : int
+        The guard is told to settle what is owed, see :mod:`~neuroflex.sim.memory_guard`; whoever says so resets the rest.
 
     Returns
     -------
@@ -440,7 +442,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         line_error = 1 if line_number == error_line else 0
         memory.memory_step(state.memory, latency, answer_latency, shown, answer, request_moved, out_request[0], out_request[1], out_request[2],
                            line_moved, read_ready, 1)
-        accepted, line_accepted = memory_guard.guard_step(state.guard, 0, request_valid, request_lines, request_write, request_moved,
+        accepted, line_accepted = memory_guard.guard_step(state.guard, abandon, request_valid, request_lines, request_write, request_moved,
                                                           line_valid, line_moved, read_moved, answer)
         if request_moved:
             state.guard_heads[0] = (state.guard_heads[0] + 1) % 4
@@ -458,7 +460,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         own_request_ready = memory_arbiter.sequencer_request_ready(state.arbiter)
         memory_arbiter.arbiter_step(state.arbiter, evict_valid, evict_address, evict_token, fill_valid, fill_address, fill_lines,
                                     own_valid, own_address, own_lines, cache_data_ready, own_ready, accepted, line_accepted,
-                                    shown, line_number, line_error, answer, 0)
+                                    shown, line_number, line_error, answer, state.memory[memory.ANSWER_ERROR])
         fetch_ready, cache_read_ready = fibercache.fetch_ready(state.cache), fibercache.read_ready(state.cache)
         cache_busy = fibercache.is_busy(state.cache)
         fibercache.cache_step(state.cache, fetch_valid, fetch_address, settings[_FETCH_LINES], read_valid, read_address, read_consume,

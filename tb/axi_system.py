@@ -34,7 +34,7 @@ class SystemFault(RuntimeError):
 @functools.cache        # making the Verilog takes longer than a run
 def shell_bench(config, axi, verilog_edit=None, quick=False):
     """Bench of an `AxiShell`, with the system around it compiled in; arguments as for `AxiSystem`."""
-    return Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit, quick=quick)
+    return Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit, quick=quick, extra=_SHIM.read_text())
 
 
 class AxiSystem:
@@ -75,7 +75,7 @@ class AxiSystem:
         inputs = np.array([stim.places[f"m_axi_{n}"][:2] for n in _MASTER_IN] + [stim.places[f"s_axi_{n}"][:2] for n in _SLAVE_IN], np.int64)
         outputs = np.array([trace.places[f"m_axi_{n}"][:2] for n in _MASTER_OUT] + [trace.places[f"s_axi_{n}"][:2] for n in _SLAVE_OUT]
                            + [trace.places["irq"][:2]], np.int64)
-        self._simulation = self.bench.simulation(extra=_SHIM.read_text())
+        self._simulation = self.bench.simulation()
         library = self._library = self._simulation.library
         library.system_new.restype = ctypes.c_void_p
         library.system_access.restype = library.system_wait.restype = ctypes.c_int64

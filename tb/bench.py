@@ -59,6 +59,8 @@ class Bench:
         Fault injection: takes the Verilog text and returns it changed. No waves are written then.
     quick : bool
         Do not optimise the library: large designs build in half of the time and run several times slower.
+    extra : str
+        C++ that goes into every library, so that runs with and without it share one build (see `neuroflex.tb.simulator.build_library`).
 
     Attributes
     ----------
@@ -73,7 +75,7 @@ class Bench:
         If `verilog_edit` changes nothing.
     """
 
-    def __init__(self, component, name, *, verilog_edit=None, quick=False):
+    def __init__(self, component, name, *, verilog_edit=None, quick=False, extra=""):
         self.name = name
         ports = []
         for path, member, value in component.signature.flatten(component):
@@ -85,7 +87,7 @@ class Bench:
         self.outputs = {port: place[1] for port, place in self._trace.places.items()}
         verilog = to_verilog(component, name)
         self._broken_on_purpose = verilog_edit is not None
-        self._quick = quick
+        self._quick, self._extra = quick, extra
         self._libraries = {}
         if verilog_edit is not None:
             edited = verilog_edit(verilog)
@@ -177,10 +179,11 @@ class Bench:
         return Session(self._simulation(), self._stim, self._trace)
 
     def simulation(self, extra=""):
-        """A simulation in packed words, with ``extra`` C++ compiled in (see `neuroflex.tb.simulator.build_library`)."""
+        """A simulation in packed words, with ``extra`` C++ compiled in instead of the bench's own."""
         return self._simulation(extra=extra)
 
     def _simulation(self, waves=False, extra=""):
+        extra = extra or self._extra
         if (waves, extra) not in self._libraries:       # finding a build again means hashing all of the text
             self._libraries[waves, extra] = build_library(self.name, self._wrapped(), waves=waves, extra=extra, quick=self._quick)
         return Simulation(self._libraries[waves, extra], self._stim.words, self._trace.words)

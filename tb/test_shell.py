@@ -131,7 +131,7 @@ class Session:
         self.memory.content[:content.nbytes] = content.reshape(-1)
         self.images = dict(zip(self.pages, images))
         self.software = AxiSoftware(self.rng, self.script())
-        self.cycle = 0
+        self.cycle = self.first = 0
 
     def _place(self, page):
         """Tensors as they are before a job."""
@@ -160,6 +160,7 @@ class Session:
             order, allowed = rng.permutation(self.pages), BROKEN if turn % 2 else GOOD
             started = self.cycle
             yield o["queue_control"], 0x100
+            self.first = self.first or int(order[0])
             for page in order[:2]:
                 self._place(page)
                 yield o["queue_push"], int(page)
@@ -214,19 +215,25 @@ class Session:
         self.memory.step_write(bus, bus)
 
 
-def compare(bench, seed, axi, *, rounds, cycles):
-    """A session on RTL and model."""
-    job, tensor = random_job(SEED + seed, bench.config, policy=("balanced", "hybrid")[seed % 2], layers=2, size=3, channels=8)
+def vectors_of(bench, config, axi, seed, *, rounds, cycles):
+    """A session with the model: the session, and vectors for the bench."""
+    job, tensor = random_job(SEED + seed, config, policy=("balanced", "hybrid")[seed % 2], layers=2, size=3, channels=8)
     session = Session(seed, axi, job, [tensor, np.flip(tensor, -1).copy()], rounds)
-    vectors = closed_loop(bench, AxiShellModel(axi, session.works, cycles), session, cycles, PAYLOADS)
-    bench.run(*vectors, seed=seed)
-    return session
+    return session, closed_loop(bench, AxiShellModel(axi, session.works, cycles), session, cycles, PAYLOADS)
 
 
 def test_every_port_in_every_cycle():
-    session = compare(shell_bench(TINY, SHELL, quick=True), 0, SHELL, rounds=2, cycles=24_000)
+    """The session to its end; then with one bit of the tensors' page changed on its way to the circuit, which must be seen on the memory bus."""
+    bench = shell_bench(TINY, SHELL, quick=True)
+    session, (stimulus, expected, where) = vectors_of(bench, TINY, SHELL, 0, rounds=4, cycles=15_000)
     assert session.software.over
     session.coverage.require(1)
+    assert bench.run(stimulus, expected, where, seed=0) == 15_000
+    wrong = stimulus["s_axi_wdata"].copy()
+    pushes = np.flatnonzero((stimulus["s_axi_awvalid"] == 1) & (stimulus["s_axi_awaddr"] == OFFSET["queue_push"]))
+    wrong[pushes[0] - 20:pushes[0] + 20] ^= wrong[pushes[0] - 20:pushes[0] + 20] == session.first
+    got = bench.record(stimulus | {"s_axi_wdata": wrong}, ["m_axi_arvalid", "m_axi_araddr"])
+    assert (got["m_axi_araddr"] != expected["m_axi_araddr"])[(got["m_axi_arvalid"] == 1) & (expected["m_axi_arvalid"] == 1)].any()
 
 
 @pytest.mark.long
@@ -235,13 +242,10 @@ def test_every_port_in_every_cycle_long(preset, settings, seeds):
     axi = AxiConfig(**settings)
     bench = shell_bench(PRESETS[preset], axi, quick=True)
     for seed in seeds:
-        session = compare(bench, seed, axi, rounds=6, cycles=120_000)
+        session, vectors = vectors_of(bench, PRESETS[preset], axi, seed, rounds=6, cycles=120_000)
         assert session.software.over
         session.coverage.require(1)
-
-
-def test_lost_page_is_seen():
-    """In the simulator that is there already: the model believes in another page than memory was given."""
+        bench.run(*vectors, seed=seed)
 
 
 # --- values alone -------------------------------------------------------------------------------------------
@@ -382,6 +386,9 @@ def test_exchanged_lanes_are_seen():
         start = board.place(0, tensor)
         board.run(start)
         assert not np.array_equal(board.output(start), want)
+        _, vectors = vectors_of(system.bench, TINY, SHELL, 0, rounds=1, cycles=4_000)
+        with pytest.raises(Mismatch, match="m_axi_wdata"):
+            system.bench.run(*vectors)
 
 
 def cocotb_simulator(axi):

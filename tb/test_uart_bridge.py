@@ -2,9 +2,11 @@
 
 Plan: good requests of every kind and size up to the largest; unknown ops, counts 0 and too large, odd addresses, registers beyond the map, memory
 beyond the end; damaged bytes, requests that stop anywhere, bytes between requests and during answers, glitches, low stop bits; ports that are slow. After all of it a good request must be answered.
-Then `UartDevice` reads and writes registers and memory through the RTL, over the
+A bridge that does not look at the checksum must fail. Then `UartDevice` reads and writes registers and memory through the RTL, over the
 two lines alone.
 """
+import re
+
 import numpy as np
 import pytest
 from amaranth.hdl import Module
@@ -20,7 +22,7 @@ from neuroflex.hdl.uart_bridge import UartBridge
 from neuroflex.link import LinkStatus, Op
 from neuroflex.sim.uart import hear, line_of
 from neuroflex.sim.uart_bridge import BridgeModel
-from neuroflex.tb.bench import Bench
+from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.coverage import Coverage
 from neuroflex.tb.serial_line import LinePort
 
@@ -137,6 +139,15 @@ def test_uart_bridge(engine, count):
     assert model.outcomes[-1] in (LinkStatus.OK, LinkStatus.REFUSED), "the last requests are good ones and must be heard"
     if engine == "library":
         coverage.require(2)
+
+
+def test_fault_is_seen():
+    """A bridge that takes every checksum for good."""
+    rng, coverage = np.random.default_rng(6), Coverage("uart bridge", points=POINTS)
+    stimulus, expected, _ = run_model(requests(rng, 40, coverage), rng, coverage)
+    bench = Bench(UartBridge(divisor=DIVISOR), name="uart_bridge", verilog_edit=lambda text: re.sub(r"= ! crc;", "= 1'b1;", text))
+    with pytest.raises(Mismatch):
+        bench.run(stimulus, expected, where=counting(expected), seed=6)
 
 
 # --- the back end through the RTL ---------------------------------------------------------------------------
