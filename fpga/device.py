@@ -1,9 +1,15 @@
 """What a driver needs of an accelerator, wherever it is: the interface of the back ends, and their errors."""
+import time
 from abc import ABC, abstractmethod
 
+from neuroflex import registers
 from neuroflex.formats import Status
 
 __all__ = ["BusError", "Device", "DeviceError", "JobError", "LinkError", "TimedOut", "WrongDevice"]
+
+_POLL_SECONDS = 0.002
+_STATUS = registers.register("status")
+_FINISHED = 1 << next(field for field in _STATUS.fields if field.name == "finished").lsb
 
 
 class DeviceError(RuntimeError):
@@ -37,7 +43,7 @@ class JobError(DeviceError):
         Number of the program's descriptor at which it ended.
     """
 
-    _MEANING = {
+    MEANING = {
         Status.BAD_OPCODE: "a descriptor's opcode or version is unknown", Status.BAD_CHECKSUM: "a descriptor's checksum is wrong",
         Status.BAD_SOURCE: "a source's shape, kernel, stride or padding cannot be", Status.BAD_OUTPUT: "an output's shape cannot be",
         Status.BAD_LOAD_RECORD: "a record of the load stream is wrong", Status.BAD_LOAD_LENGTH: "the load stream has the wrong length",
@@ -45,7 +51,7 @@ class JobError(DeviceError):
         Status.BAD_PROGRAM: "the program, or what follows its last layer, lies beyond memory"}
 
     def __init__(self, status, descriptor):
-        super().__init__(f"the job ended at descriptor {descriptor} with {status.name}: {self._MEANING.get(status, 'it did not finish')}")
+        super().__init__(f"the job ended at descriptor {descriptor} with {status.name}: {self.MEANING.get(status, 'it did not finish')}")
         self.status, self.descriptor = status, descriptor
 
 
@@ -85,6 +91,19 @@ class Device(ABC):
 
     def close(self):
         """Let go of it."""
+
+    def _finished(self):
+        """Whether ``status.finished`` is set."""
+        return bool(self.read_register(_STATUS.offset) & _FINISHED)
+
+    def _poll_finished(self, timeout):
+        """`wait_interrupt` of a device without an interrupt."""
+        end = time.monotonic() + timeout
+        while not self._finished():
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
     def _check_range(self, address, count):
         if address % 4 or count % 4 or address < 0 or address + count > self.memory_bytes:

@@ -2,13 +2,12 @@
 import struct
 import time
 
-from neuroflex import link, registers
+from neuroflex import link
 from neuroflex.fpga.device import BusError, Device, LinkError
 from neuroflex.link import LinkStatus, Op
 
 __all__ = ["UartDevice"]
 
-_POLL_SECONDS = 0.002
 _ATTEMPTS = 4
 
 
@@ -71,14 +70,7 @@ class UartDevice(Device):
 
     def wait_interrupt(self, timeout):
         """Polls ``status.finished``: the line has no interrupt."""
-        status = registers.register("status")
-        finished = 1 << next(f for f in status.fields if f.name == "finished").lsb
-        end = time.monotonic() + timeout
-        while not self.read_register(status.offset) & finished:
-            if time.monotonic() > end:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
+        return self._poll_finished(timeout)
 
     def close(self):
         self._port.close()

@@ -15,6 +15,7 @@ _COMMANDS = {
     "import": "Import an ONNX, NIR or PyTorch network as an integer network.",
     "compile": "Compile a network to a program image.",
     "generate": "Write an accelerator's Verilog, register map and file list.",
+    "embed": "Write a program image as C source for the C driver.",
     "simulate": "Run a network on the golden model or on the RTL.",
     "verify": "Compare RTL and golden model in every cycle.",
     "bench": "Measure a synthetic sparse layer on RTL and model.",

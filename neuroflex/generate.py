@@ -110,6 +110,10 @@ def design_files(config, axi=None):
     files["registers.h"] = registers.to_c_header(mapped)
     files["registers.json"] = json.dumps(registers.to_json(mapped), indent=2) + "\n"
     files["registers.md"] = registers.to_markdown(mapped)
+    if axi:
+        from neuroflex.fpga.c_driver import c_driver
+
+        files |= c_driver()
     return files
 
 
@@ -117,9 +121,11 @@ def sources_digest():
     """SHA-256 of everything that the files depend on but the configuration: sources and versions of the tools."""
     package = Path(__file__).parent
     digest = hashlib.sha256(repr([(name, version(name)) for name in ("neuroflex", "amaranth", "pyosys")]).encode())
-    from neuroflex import hdl
+    from neuroflex import fpga, hdl
 
-    for path in sorted([*Path(hdl.__file__).parent.glob("*.py"), *package.glob("*.py"), *package.glob("eda/*.py")]):
+    driver = Path(fpga.__file__).parent
+    for path in sorted([*Path(hdl.__file__).parent.glob("*.py"), *package.glob("*.py"), *package.glob("eda/*.py"), driver / "c_driver.py",
+                        *driver.glob("templates/*")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -89,6 +89,7 @@ def test_axi_shell(tmp_path):
     assert json.loads((done.folder / MANIFEST).read_text())["axi"]["data_bits"] == 128
     assert "#define NEUROFLEX_QUEUE_PUSH 0x11Cu" in (done.folder / "registers.h").read_text()
     assert "| 0x11C | queue_push |" in (done.folder / "registers.md").read_text()
+    assert '#include "registers.h"' in (done.folder / "neuroflex.c").read_text() and "NEUROFLEX_STATUS_BUS_ERROR = 8" in (done.folder / "neuroflex.h").read_text()
 
 
 def test_header_wraps_long_meanings():

@@ -1,0 +1,227 @@
+"""The driver in C, compiled with all warnings as errors, against the RTL behind its AXI shell.
+
+Registers and memory reach it through callbacks; the simulation is that of ``tb/axi_system.py``, as for the shell's own tests.
+"""
+import ctypes
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from neuroflex import registers
+from neuroflex.axi import AxiConfig
+from neuroflex.cli import main
+from neuroflex.compiler.image import encode_tensor
+from neuroflex.compiler.network import Network
+from neuroflex.config import PRESETS
+from neuroflex.flow import compile_network
+from neuroflex.formats import Status
+from neuroflex.fpga.c_driver import c_driver, c_program
+from neuroflex.program import program_image
+from neuroflex.sim.network import evaluate, quantise
+from neuroflex.tb.axi_system import AxiSystem, BusError
+
+TINY = PRESETS["tiny"]
+SHELL = AxiConfig(jobs=4)
+COMPILER = shutil.which("gcc") or shutil.which("cc")
+FLAGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-O1", "-shared", "-fPIC")
+BUS, WRONG_DEVICE, WRONG_CONFIG, MEMORY, LEVEL, TIMEOUT, JOB, STUCK, NO_PROGRAM = range(-1, -10, -1)
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler (gcc or cc)")
+
+_Read = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))
+_Write = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
+_Idle = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+_Sync = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)
+
+
+class Driver(ctypes.Structure):
+    """``struct neuroflex``."""
+
+    _fields_ = [("read32", _Read), ("write32", _Write), ("context", ctypes.c_void_p), ("memory", ctypes.c_void_p), ("memory_bytes", ctypes.c_uint32),
+                ("bus_address", ctypes.c_uint64), ("idle", _Idle), ("flush", _Sync), ("invalidate", _Sync), ("program", ctypes.c_void_p),
+                ("status", ctypes.c_int), ("descriptor", ctypes.c_uint32)]
+
+
+class Board:
+    """The driver on a simulated system. ``wait``: cycles that pass between two polls."""
+
+    def __init__(self, library, system, wait=2000):
+        self.library, self.system = library, system
+        self.flushed, self.invalidated = [], []
+        start = system.memory.ctypes.data
+        self.read32, self.idle = _Read(self._read), _Idle(lambda _: system.wait(wait) * 0)       # kept here, as tests replace them for a while
+        self.driver = Driver(
+            read32=self.read32, write32=_Write(self._write), memory=start, memory_bytes=len(system.memory), bus_address=system.base,
+            idle=self.idle, flush=_Sync(lambda _, at, size: self.flushed.append((at - start, size))),
+            invalidate=_Sync(lambda _, at, size: self.invalidated.append((at - start, size))))
+
+    def _read(self, _, offset, value):
+        try:
+            value[0] = self.system.read(offset)
+        except BusError:
+            return 1
+        return 0
+
+    def _write(self, _, offset, value):
+        try:
+            self.system.write(offset, value)
+        except BusError:
+            return 1
+        return 0
+
+    def call(self, name, *arguments):
+        return getattr(self.library, f"neuroflex_{name}")(ctypes.byref(self.driver), *arguments)
+
+    def load(self, program):
+        return self.call("load", ctypes.byref(ctypes.c_char.in_dll(self.library, program)))
+
+    def run(self, tensor, shape, polls=5000):
+        """What the function returns, and the levels."""
+        levels, found = np.ascontiguousarray(tensor, np.uint8), np.full(shape, 255, np.uint8)
+        return self.call("run", ctypes.c_void_p(levels.ctypes.data), ctypes.c_void_p(found.ctypes.data), ctypes.c_uint32(polls)), found
+
+    def count(self, name):
+        value = ctypes.c_uint64()
+        assert self.call("count", [counter.name for counter in registers.COUNTERS].index(name), ctypes.byref(value)) == 0
+        return value.value
+
+    def text(self, kind, number):
+        function = getattr(self.library, f"neuroflex_{kind}_text")
+        function.restype = ctypes.c_char_p
+        return function(number).decode()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Network.load(resources.files("neuroflex.zoo") / "digits.npz")
+
+
+@pytest.fixture(scope="module")
+def image(network):
+    return program_image(compile_network(network, TINY), policy="hybrid", seed=0)
+
+
+@pytest.fixture(scope="module")
+def library(image, tmp_path_factory):
+    """Driver and three programs: good, with a damaged descriptor, for another configuration."""
+    folder = tmp_path_factory.mktemp("c")
+    damaged = image.memory.copy()
+    damaged[image.descriptors[1], 0] ^= 0x10
+    programs = {"digits": image, "damaged": dataclasses.replace(image, memory=damaged), "other": dataclasses.replace(image, config=TINY.replace(snn_levels=4))}
+    sources = {**c_driver(), "registers.h": registers.to_c_header(registers.REGISTERS + registers.SHELL_REGISTERS),
+               **{f"{name}.c": c_program(program, name) for name, program in programs.items()}}
+    for name, text in sources.items():
+        (folder / name).write_text(text)
+    done = subprocess.run([COMPILER, *FLAGS, "-o", "driver.so", *(name for name in sources if name.endswith(".c"))], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return ctypes.CDLL(str(folder / "driver.so"))
+
+
+@pytest.fixture
+def system():
+    with AxiSystem(TINY, SHELL, quick=True, latency=20) as running:
+        yield running
+
+
+def test_golden_outputs(library, system, image, network):
+    """Levels of three images, the memory that the Python side would have made, the counters; memory is handed over in both directions."""
+    board = Board(library, system)
+    tensors = quantise(network.input, network.examples.test_images[:3])
+    want = evaluate(network, tensors, quantised=True).output
+    assert board.run(tensors[0], want[0].shape)[0] == NO_PROGRAM
+    assert board.call("init") == 0 and board.load("digits") == 0
+    assert board.flushed == [(0, image.memory.nbytes)]
+    np.testing.assert_array_equal(system.memory[:image.memory.nbytes], image.memory.reshape(-1))
+    source = image.tensor(image.input)
+    for tensor, levels in zip(tensors, want, strict=True):
+        error, found = board.run(tensor, levels.shape)
+        assert error == 0 and board.driver.status == Status.DONE
+        np.testing.assert_array_equal(found, levels)
+        at, size = board.flushed[-1]
+        np.testing.assert_array_equal(system.memory[at:at + size], encode_tensor(tensor, source, TINY).reshape(-1))
+    result = image.tensor(image.output)
+    assert board.invalidated[-1] == (result.base * TINY.line_bytes, result.lines * TINY.line_bytes)
+    assert 10_000 < board.count("cycles") < 100_000 and board.count("matches_ann") > 1000
+
+
+def test_errors_are_decoded(library, system, image, network):
+    """A damaged program ends with the hardware's status; a good job follows."""
+    board = Board(library, system)
+    tensors = quantise(network.input, network.examples.test_images[:1])
+    want = evaluate(network, tensors, quantised=True).output[0]
+    assert board.call("init") == 0
+    assert board.load("other") == WRONG_CONFIG
+    assert board.load("damaged") == 0
+    error, _ = board.run(tensors[0], want.shape)
+    assert (error, board.driver.status, board.driver.descriptor) == (JOB, Status.BAD_CHECKSUM, 1)
+    assert board.text("status", board.driver.status) == "a descriptor's checksum is wrong"
+    assert board.text("error", error) == "the job ended with an error"
+    assert board.load("digits") == 0
+    large = tensors[0].copy()
+    large[0, 0, 0] = image.tensor(image.input).levels + 1
+    assert board.run(large, want.shape)[0] == LEVEL
+    error, found = board.run(tensors[0], want.shape)
+    assert error == 0
+    np.testing.assert_array_equal(found, want)
+
+
+def test_timeout_stops_the_job(library, system, network):
+    """Too few polls, and an `idle` that gives up; also a job of the queue in the way; each time the next job is good."""
+    board = Board(library, system, wait=100)
+    tensors = quantise(network.input, network.examples.test_images[:1])
+    want = evaluate(network, tensors, quantised=True).output[0]
+    assert board.call("init") == 0 and board.load("digits") == 0
+    assert board.run(tensors[0], want.shape, polls=3)[0] == TIMEOUT
+    assert not system.read(registers.register("status").offset) & 3
+    board.driver.idle = _Idle(lambda _: 1)
+    assert board.run(tensors[0], want.shape)[0] == TIMEOUT
+    board.driver.idle = board.idle
+    system.write(registers.register("queue_push").offset, 0x10000)
+    system.wait(50)
+    assert board.run(tensors[0], want.shape)[0] == BUS          # the queue is at work
+    assert board.call("reset") == 0
+    error, found = board.run(tensors[0], want.shape)
+    assert error == 0
+    np.testing.assert_array_equal(found, want)
+
+
+def test_devices_that_are_none(library, system):
+    """Another identity, no answer, memory between pages, memory that is too small, memory that never answers."""
+    board = Board(library, system)
+    board.driver.bus_address += 8
+    assert board.call("init") == MEMORY
+    board.driver.bus_address -= 8
+    board.driver.memory_bytes = 4096
+    assert board.call("init") == 0 and board.load("digits") == MEMORY
+    board.driver.read32 = _Read(lambda _, offset, value: value.__setitem__(0, 0x12345678) or 0)
+    assert board.call("init") == WRONG_DEVICE
+    board.driver.read32 = _Read(lambda _, offset, value: 1)
+    assert board.call("init") == BUS
+    status = registers.register("status").offset
+    board.driver.read32 = _Read(lambda _, offset, value: value.__setitem__(0, 1) or 0 if offset == status else board.read32(None, offset, value))
+    assert board.call("init") == STUCK
+
+
+def test_every_code_has_words(library):
+    texts = [Board.text(type("Any", (), {"library": library}), "error", error) for error in range(0, -10, -1)]
+    texts += [Board.text(type("Any", (), {"library": library}), "status", status) for status in Status]
+    assert len(set(texts)) == len(texts) and "None" not in texts and not any("unknown error" in text or text == "unknown status" for text in texts)
+
+
+def test_embed_command(image, tmp_path, capsys):
+    """A program as C source, from the command line; names that C cannot have are refused. Text goes into C strings without doing harm."""
+    path = tmp_path / "digits.nfx"
+    image.save(path)
+    assert main(["embed", str(path), "-o", str(tmp_path / "new" / "digits.c"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["program"] == "digits"
+    assert (tmp_path / "new" / "digits.c").read_text() == c_program(image, "digits")
+    assert main(["embed", str(path), "-o", str(tmp_path / "7-digits.c")]) == 2
+    assert "'7-digits' is no C identifier" in " ".join(capsys.readouterr().err.split())
+    named = dataclasses.replace(image, about={**image.about, "name": 'a"; evil("\n'})
+    assert re.search(r'\.name = "a\?\? evil\?\?\?",', c_program(named, "x"))
