@@ -3,7 +3,7 @@ import dataclasses
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["AXI_LITE_ADDRESS_BITS", "PAGE_BYTES", "AxiConfig", "Response"]
+__all__ = ["AXI_LITE_ADDRESS_BITS", "PAGE_BYTES", "AxiConfig", "Burst", "Response"]
 
 PAGE_BYTES = 4096              # an AXI burst stays within a page of so many bytes; base registers count such pages
 AXI_LITE_ADDRESS_BITS = 12     # the register interface takes one page
@@ -16,6 +16,15 @@ class Response(IntEnum):
     EXOKAY = 1
     SLVERR = 2
     DECERR = 3
+
+
+class Burst(IntEnum):
+    """Codes of AxBURST: what the address does from beat to beat."""
+
+    FIXED = 0
+    INCR = 1
+    WRAP = 2
+    RESERVED = 3
 
 
 def _doc(text, default):

@@ -7,11 +7,11 @@ from amaranth.hdl import Shape
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.axi import AXI_LITE_ADDRESS_BITS
+from neuroflex.axi import AXI_LITE_ADDRESS_BITS, Burst
 
-__all__ = ["INCR", "MODIFIABLE_BUFFERABLE", "axi_burst_layout", "axi_lite_signature", "axi_read_signature", "axi_write_signature", "shell_request"]
+__all__ = ["INCR", "MODIFIABLE_BUFFERABLE", "axi3_general_signature", "axi_burst_layout", "axi_lite_signature", "axi_read_signature", "axi_write_signature", "shell_request"]
 
-INCR = 1                    # AxBURST: addresses count up
+INCR = Burst.INCR
 MODIFIABLE_BUFFERABLE = 3   # AxCACHE of ordinary memory
 
 
@@ -23,6 +23,20 @@ def axi_lite_signature():
         "bresp": In(2), "bvalid": In(1), "bready": Out(1),
         "araddr": Out(AXI_LITE_ADDRESS_BITS), "arprot": Out(3), "arvalid": Out(1), "arready": In(1),
         "rdata": In(32), "rresp": In(2), "rvalid": In(1), "rready": Out(1)})
+
+
+def axi3_general_signature():
+    """AXI3 as the general-purpose port of a Zynq-7000 speaks it, from the master's side: 32 bits, IDs of 12 bits, bursts of up to 16 beats.
+
+    Without locks, cache and protection bits, which registers have no use for.
+    """
+    def address(letter):
+        return {f"a{letter}id": Out(12), f"a{letter}addr": Out(32), f"a{letter}len": Out(4), f"a{letter}size": Out(2), f"a{letter}burst": Out(2),
+                f"a{letter}valid": Out(1), f"a{letter}ready": In(1)}
+    return wiring.Signature({
+        **address("w"), "wid": Out(12), "wdata": Out(32), "wstrb": Out(4), "wlast": Out(1), "wvalid": Out(1), "wready": In(1),
+        "bid": In(12), "bresp": In(2), "bvalid": In(1), "bready": Out(1),
+        **address("r"), "rid": In(12), "rdata": In(32), "rresp": In(2), "rlast": In(1), "rvalid": In(1), "rready": Out(1)})
 
 
 def _address(axi, letter):
