@@ -14,10 +14,21 @@ from pathlib import Path
 from neuroflex import registers
 from neuroflex.progress import Silent
 
-__all__ = ["MANIFEST", "Generated", "GenerateError", "design_files", "files_match", "generate", "parameter_header", "sources_digest", "top_name"]
+__all__ = ["MANIFEST", "Generated", "GenerateError", "design_files", "files_match", "generate", "parameter_header", "ports_header", "sources_digest", "top_name"]
 
 MANIFEST = "manifest.json"      # what a folder holds, and the proof that `generate` wrote it
 _DERIVED = ("line_bytes", "chunk_lines", "pairs_per_pe", "laggy_cycles", "value_base_bits", "max_groups", "lanes", "cache_bytes")
+
+
+_PORTS = {      # bare top: stream or signal → meaning
+    "memory__request": "read or write `lines` (1 to 255) lines of memory from line number `address` on",
+    "memory__write_data": "the lines of a write, in order",
+    "memory__read_data": "the lines of reads, in the order of the requests; `error`: reading it failed",
+    "memory__write_done": "one for each write request, when it has taken effect; `error`: it failed",
+    "registers_request": "access to the register at byte `address`; see registers.md",
+    "registers_response": "one for each access; `data`: 0 for writes; `error`: no register there",
+    "irq": "interrupt: high while it is enabled and `status.finished` is set",
+}
 
 
 class GenerateError(ValueError):
@@ -63,6 +74,26 @@ def parameter_header(config, axi=None):
     return "\n".join(lines)
 
 
+def ports_header(component):
+    """Ports of the bare accelerator with direction, bits and meaning, and where the fields of each payload are; lines of text."""
+    from amaranth import Shape
+    from amaranth.lib import data
+
+    lines = ["", "Ports", f"  {'clk, rst':<30} in      1  rising edge; synchronous reset, active high"]
+    for path, member, _ in component.signature.flatten(component):
+        name, shape = "__".join(map(str, path)), member.shape
+        stream, _, part = name.rpartition("__")
+        fields = [(f"[{field.offset + field.width - 1}:{field.offset}]" if field.width > 1 else f"[{field.offset}]", key)
+                  for key, field in shape] if isinstance(shape, data.Layout) else []
+        meaning, bits = _PORTS.get(stream if part == "payload" else name, ""), Shape.cast(shape).width
+        lines.append(f"  {name:<30} {member.flow.name.lower():<3} {bits:>4}  {meaning}".rstrip())
+        if fields:
+            lines.append(" " * 43 + ", ".join(f"{place} {key}" for place, key in fields))
+    lines += ["", "A stream hands its payload over in a cycle in which valid and ready are both 1. The fields of a payload fill it from",
+              "bit 0 up, the first one lowest, without gaps."]
+    return "\n".join(lines)
+
+
 def _table(rows):
     lines = []
     for name, value, meaning in rows:
@@ -80,7 +111,8 @@ def _modules(verilog):
 def design_files(config, axi=None):
     """All files of an accelerator but the manifest.
 
-    One Verilog file per module, named like it: a block is a module, and a block within a block is called after both.
+    One Verilog file per module, named like it: a block is a module, and a block within a block is called after both. Blocks that are alike share one
+    module.
 
     Parameters
     ----------
@@ -98,8 +130,10 @@ def design_files(config, axi=None):
     from neuroflex.hdl.top import NeuroFlex
 
     top = top_name(config, axi)
-    modules = _modules(to_verilog(NeuroFlexAxi(config=config, axi=axi) if axi else NeuroFlex(config=config), top))
-    comment = "".join(f"// {line}".rstrip() + "\n" for line in parameter_header(config, axi).splitlines())
+    component = NeuroFlexAxi(config=config, axi=axi) if axi else NeuroFlex(config=config)
+    modules = _modules(to_verilog(component, top, shared=True))
+    about = parameter_header(config, axi) + "\n" + ("\nPorts: docs/axi.md" if axi else ports_header(component))
+    comment = "".join(f"// {line}".rstrip() + "\n" for line in about.splitlines())
     files = {f"rtl/{name}.v": (comment if name == top else f"// Part of {top}; generated, do not edit.\n") + text
              for name, text in sorted(modules.items())}
     # Submodules first, the top last, as tools that read in order like it.

@@ -2,6 +2,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 
 import pytest
 
@@ -39,11 +40,41 @@ def test_one_module_per_file(generated):
         assert len(lines) == 1 and lines[0].startswith(f"module {path.stem}(")
 
 
+def test_alike_blocks_share_a_module_and_names_are_plain(generated):
+    """Both PEs of a core are one module; no name has a number of the tools' in it, such as `busy$75` or `port$4402$0`."""
+    files = {path.name for path in (generated.folder / "rtl").iterdir()}
+    assert "neuroflex_tiny_core_ann_array_pe.v" in files and "neuroflex_tiny_core_cache_bank.v" in files
+    assert not any(re.search(r"(pe|bank)_\d", name) for name in files)
+    array = (generated.folder / "rtl" / "neuroflex_tiny_core_ann_array.v").read_text()
+    assert re.findall(r"^  neuroflex_tiny_core_ann_array_pe (\w+) \($", array, re.MULTILINE) == ["pe_0", "pe_1"]
+    for path in (generated.folder / "rtl").iterdir():
+        assert "$" not in re.sub(r"\$(signed|unsigned)\b", "", path.read_text()), path.name
+
+
 def test_header_names_every_parameter(generated):
     top = (generated.folder / "rtl" / f"{generated.top}.v").read_text().split("module ", 1)[0]
     words = " ".join(top.replace("//", " ").split())
     for field in dataclasses.fields(ArchConfig):
         assert f" {field.name} {getattr(PRESETS['tiny'], field.name)} {field.metadata['doc']}" in words
+
+
+def test_header_names_every_port_and_the_bits_of_its_fields(generated):
+    """Each port of the module is in the comment, with its direction and width."""
+    comment, text = (generated.folder / "rtl" / f"{generated.top}.v").read_text().split("module ", 1)
+    ports = re.findall(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);", text, re.MULTILINE)
+    for direction, high, name in ports:
+        if name not in ("clk", "rst"):
+            assert re.search(rf"^//   {name} +{direction.removesuffix('put')} +{int(high or 0) + 1}\b", comment, re.MULTILINE), name
+    assert len(ports) == len(re.findall(r"^//   [a-z]+_\w+ +(?:in|out) ", comment, re.MULTILINE)) + 3     # clk, rst; irq has no underscore
+    assert "[7:0] address, [8] write, [40:9] data" in comment and "[31:0] data, [32] error" in comment
+    assert "[19:0] address, [27:20] lines, [28] write" in comment
+
+
+def test_fields_lie_where_the_header_says(generated):
+    """In the Verilog itself: the slices by which the register file takes a request apart."""
+    text = (generated.folder / "rtl" / f"{generated.top}_registers.v").read_text()
+    for field, bits in (("address", "7:0"), ("write", "8"), ("data", "40:9")):
+        assert f"payload.{field}  = request__payload[{bits}];" in text
 
 
 def test_configuration_and_registers_read_back(generated):

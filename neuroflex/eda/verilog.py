@@ -6,12 +6,13 @@ from pathlib import Path
 
 from amaranth.back import rtlil
 
+from .rtlil_names import readable
 from .yosys import run_yosys
 
 __all__ = ["to_verilog"]
 
 
-def to_verilog(component, name, *, header=None):
+def to_verilog(component, name, *, header=None, shared=False):
     """Generate Verilog for a component.
 
     One Verilog module per Amaranth component: a submodule ``fifo`` of a
@@ -29,6 +30,9 @@ def to_verilog(component, name, *, header=None):
         Name of the top module, an identifier that no port has.
     header : str, optional
         Lines to put in a comment on top of the file.
+    shared : bool
+        One Verilog module for all submodules that are alike, named by what their names have in common, and signals of equal names told apart by
+        the submodule that they come from, see `neuroflex.eda.rtlil_names`.
 
     Returns
     -------
@@ -42,6 +46,8 @@ def to_verilog(component, name, *, header=None):
         If Yosys refuses the design.
     """
     text = rtlil.convert(component, name=name, emit_src=False)
+    if shared:
+        text = readable(text)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise ValueError(f"the top module's name must be an identifier, not {name!r}")
     if name in {"__".join(map(str, path)) for path, _, _ in component.signature.flatten(component)}:
