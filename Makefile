@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test regress formal synthesis venv clean
+.PHONY: demo test regress formal synthesis venv pynq-venv clean
 venv: $(STAMP)
 $(STAMP): pyproject.toml
 	@echo "== installing NeuroFlex and its tools into $(VENV): simulator, synthesis, numerics, test runner (a minute or two; docs/dependencies.md)"
@@ -35,6 +35,13 @@ formal: venv
 synthesis: venv
 	@echo "== the table of resources"
 	@$(BIN)/python scripts/resources.py
+
+# PYNQ's own package, for one long test: it wants an older NumPy, and runs on the boards' older Python too.
+PYNQ_PYTHON ?= $(PYTHON)
+pynq-venv:
+	@echo "== installing the package pynq into .venv-pynq (a few minutes)"
+	@test -x .venv-pynq/bin/python || $(PYNQ_PYTHON) -m venv .venv-pynq
+	@.venv-pynq/bin/pip install --quiet --disable-pip-version-check 'pynq==3.1.2' 'numpy<2' 'pycparser<3' setuptools wheel
 
 clean:
 	rm -rf build

@@ -14,11 +14,11 @@ def open(back_end, *, timeout=60.0, **options):  # noqa: A001 - reads as fpga.op
     ----------
     back_end : str
         ``"sim"``: the Verilated RTL, `neuroflex.fpga.simulated.SimulatedDevice`; ``"uart"``: a board on a serial port,
-        `neuroflex.fpga.serial_port.UartDevice`; ``"pynq"``: on a Zynq board itself, `neuroflex.fpga.zynq.PynqDevice`.
+        `neuroflex.fpga.serial_port.UartDevice`; ``"pynq"``: on a Zynq board itself, `neuroflex.fpga.pynq_device.PynqDevice`.
     timeout : float
         Seconds that a job may take.
     **options
-        Of the back end; ``config`` (a preset, a TOML file or an `ArchConfig`, ``"tiny"`` by default) for ``"sim"``, ``port`` for ``"uart"``.
+        Of the back end; ``config`` (a preset, a TOML file or an `ArchConfig`, ``"tiny"`` by default) for ``"sim"``, ``port`` for ``"uart"``, ``overlay`` for ``"pynq"``.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def open(back_end, *, timeout=60.0, **options):  # noqa: A001 - reads as fpga.op
 
         device = UartDevice(**options)
     elif back_end == "pynq":
-        from neuroflex.fpga.zynq import PynqDevice
+        from neuroflex.fpga.pynq_device import PynqDevice
 
         device = PynqDevice(**options)
     else:

@@ -35,6 +35,8 @@ class Board:
         By default.
     loader : str
         What openFPGALoader calls the board.
+    share : float
+        How much of each kind may be used.
     """
 
     name: str
@@ -45,11 +47,21 @@ class Board:
     config: str
     clock_mhz: int
     loader: str
+    share: float = 1.0
 
+    def room(self, kind):
+        """How many of a kind a design may use."""
+        return int(self.share * self.holds[kind])
+
+
+_XC7Z020 = {"part": "xc7z020clg400-1", "family": "xilinx", "holds": {"lut": 53_200, "ff": 106_400, "dsp": 220, "bram": 140}, "share": 0.8,
+            "besides": {"lut": 1_700, "ff": 1_450, "dsp": 0, "bram": 0}, "config": "pynq_z2", "clock_mhz": 100}
 
 BOARDS = {board.name: board for board in (
     Board(name="ulx3s", part="LFE5U-85F", family="ecp5", holds={"lut": 83_640, "ff": 83_640, "dsp": 156, "bram": 208},
           besides={"lut": 1_000, "ff": 500, "dsp": 0, "bram": 65}, config="tiny", clock_mhz=50, loader="ulx3s"),
+    Board(name="pynq_z2", loader="pynq_z2", **_XC7Z020),
+    Board(name="arty_z7_20", loader="arty_z7_20", **_XC7Z020),
 )}
 
 
@@ -104,8 +116,9 @@ def check_fit(board, config, recorded=None):
     """
     counts, missing = estimate(config, board.family, recorded)
     needs = {kind: counts[kind] + board.besides[kind] for kind in KINDS}
-    over = [f"{needs[kind] - board.holds[kind]:,.0f} {what} too many ({needs[kind]:,.0f} of {board.holds[kind]:,})"
-            for kind, what in KINDS.items() if needs[kind] > board.holds[kind]]
+    limit = f", of which {board.share:.0%} may be used" if board.share < 1 else ""
+    over = [f"{needs[kind] - board.room(kind):,.0f} {what} too many ({needs[kind]:,.0f} of {board.holds[kind]:,}{limit})"
+            for kind, what in KINDS.items() if needs[kind] > board.room(kind)]
     if over:
         at_least = f" (at least: nothing is recorded for {', '.join(missing)})" if missing else ""
         raise DoesNotFit(f"configuration {config.name!r} does not fit the {board.part} of {board.name}: {'; '.join(over)}{at_least}. "

@@ -92,6 +92,12 @@ class Device(ABC):
     def close(self):
         """Let go of it."""
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def _finished(self):
         """Whether ``status.finished`` is set."""
         return bool(self.read_register(_STATUS.offset) & _FINISHED)

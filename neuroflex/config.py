@@ -1,6 +1,5 @@
 """The one description of an accelerator: :class:`ArchConfig`, its presets and its TOML form."""
 import dataclasses
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +157,8 @@ class ArchConfig:
 
     @classmethod
     def from_toml(cls, text):
+        import tomllib      # not in the Python of older board images, where configurations come with programs
+
         try:
             return cls.from_dict(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
@@ -169,7 +170,7 @@ PRESETS = {config.name: config for config in (
                laggy_adders=8, cache_banks=4, cache_ways=4, cache_sets=128, ann_acc_bits=26, snn_acc_bits=20,
                theta_bits=22, address_bits=20),
     ArchConfig(name="small", chunk_bits=64, ann_pes=4, snn_pes=4, value_lines=1024, mask_pairs=512),
-    ArchConfig(name="pynq_z2", chunk_bits=64, ann_pes=8, snn_pes=8, value_lines=512, mask_pairs=512,
+    ArchConfig(name="pynq_z2", chunk_bits=64, ann_pes=8, snn_pes=2, value_lines=512, mask_pairs=512,
                cache_banks=4, cache_ways=4, cache_sets=256, snn_levels=4),
     ArchConfig(name="paper", chunk_bits=128, ann_pes=16, snn_pes=16, slots=8, value_lines=1024, mask_pairs=512,
                laggy_adders=32, cache_banks=16, cache_ways=16, cache_sets=64),

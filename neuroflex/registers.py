@@ -1,6 +1,6 @@
 """The register map of the accelerator: the one definition that circuit, driver, header and documentation derive from."""
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 from neuroflex.formats import StallCause
 
@@ -11,7 +11,7 @@ IDENTITY = 0x4E464C58   # "NFLX"
 VERSION = 0x00010000
 
 
-class Access(StrEnum):
+class Access(str, Enum):
     """Who may do what: RO read only, RW read and write, WO write only (reads 0), W1P write one for a pulse (reads 0), W1C write one to clear."""
 
     RO = "ro"

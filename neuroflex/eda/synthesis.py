@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .yosys import run_yosys
 
-__all__ = ["synth_ecp5", "synth_xilinx"]
+__all__ = ["synth_ecp5", "synth_xilinx", "xilinx_counts"]
 
 # LUT4 sites that each cell takes. A distributed memory fills two slices and
 # its write port occupies a third.
@@ -65,13 +65,21 @@ def synth_xilinx(verilog, top):
     return _synthesise(verilog, f"synth_xilinx -family xc7 -flatten -noiopad -noclkbuf -top {top}", _XILINX)
 
 
+def xilinx_counts(cells):
+    """``lut``, ``ff``, ``dsp`` and ``bram`` as `synth_xilinx` counts them, from counts by cell type."""
+    return _counts(cells, _XILINX)
+
+
+def _counts(cells, weights):
+    return {kind: sum(weight * cells.get(cell, 0) for cell, weight in table.items()) for kind, table in weights.items()}
+
+
 def _synthesise(verilog, command, weights):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "design.v").write_text(verilog)
         printed = run_yosys(["read_verilog design.v", command, "tee -q -o stat.json stat -json"], cwd=folder)
         cells = json.loads(Path(folder, "stat.json").read_text())["design"]["num_cells_by_type"]
-    counts = {kind: sum(weight * cells.get(cell, 0) for cell, weight in table.items()) for kind, table in weights.items()}
-    return {**counts, "cells": dict(sorted(cells.items())), "warnings": _warnings(printed)}
+    return {**_counts(cells, weights), "cells": dict(sorted(cells.items())), "warnings": _warnings(printed)}
 
 
 def _warnings(printed):
