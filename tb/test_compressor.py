@@ -35,7 +35,7 @@ from neuroflex.tb.bits import concat
 UNEQUAL = ArchConfig(name="unequal", chunk_bits=32, ann_pes=4, snn_pes=2, columns_per_pe=16, row_buffers=2, laggy_adders=8,
                      address_bits=16, cache_sets=32)
 NARROW = ArchConfig(name="narrow", chunk_bits=64, ann_pes=2, snn_pes=8, columns_per_pe=16, row_buffers=4, address_bits=20)
-WIDE = PRESETS["pynq_z2"]       # as many lanes as a line has bytes
+WIDE = PRESETS["pynq_z2"].replace(name="wide", ann_pes=8, snn_pes=8)       # as many lanes as a line has bytes
 
 OUTPUTS = ("write__valid", "address", "is_mask", "block_done", "finished", "y_bank", "y_index")
 
