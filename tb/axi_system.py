@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from neuroflex.axi import PAGE_BYTES, AxiConfig
+from neuroflex.axi import PAGE_BYTES, AxiConfig, Response
 from neuroflex.hdl.shell import AxiShell
 from neuroflex.tb.bench import Bench
 
-__all__ = ["AxiSystem", "BusError", "SystemFault", "shell_bench"]
+__all__ = ["CHANNELS", "AxiSystem", "BusError", "SystemFault", "shell_bench"]
 
 _SHIM = Path(__file__).with_name("axi_system.cpp")
 _MASTER_IN = ("awready", "wready", "bvalid", "bresp", "arready", "rvalid", "rdata", "rresp", "rlast")
@@ -21,6 +21,7 @@ _SLAVE_IN = ("awvalid", "awaddr", "wvalid", "wdata", "wstrb", "bready", "arvalid
 _MASTER_OUT = ("awvalid", "awaddr", "awlen", "wvalid", "wdata", "wstrb", "wlast", "bready", "arvalid", "araddr", "arlen", "rready")
 _SLAVE_OUT = ("awready", "wready", "bvalid", "bresp", "arready", "rvalid", "rdata", "rresp")
 _MOST = 1000            # cycles for a register access
+CHANNELS = ("ar", "r", "aw", "w", "b")
 
 
 class BusError(RuntimeError):
@@ -78,7 +79,7 @@ class AxiSystem:
         self._simulation = self.bench.simulation()
         library = self._library = self._simulation.library
         library.system_new.restype = ctypes.c_void_p
-        library.system_access.restype = library.system_wait.restype = ctypes.c_int64
+        library.system_access.restype = library.system_accesses.restype = library.system_wait.restype = ctypes.c_int64
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in (inputs, outputs, self.memory)]
         self._system = ctypes.c_void_p(library.system_new(
             self._simulation.state, ctypes.c_int64(stim.words), ctypes.c_int64(trace.words), *pointers,
@@ -111,11 +112,39 @@ class AxiSystem:
     @property
     def traffic(self):
         """Most read bursts under way at a time, bursts read, bursts written."""
-        return tuple(int(v) for v in self._state()[3:])
+        return tuple(int(v) for v in self._state()[3:6])
 
-    def refuse(self, *, read=-1, write=-1):
-        """Let memory answer one burst with SLVERR: the read, the write with this number from now on, 0 is the next; -1 for none."""
-        self._library.system_fail(self._system, ctypes.c_int64(read), ctypes.c_int64(write))
+    @property
+    def faults(self):
+        """Read bursts refused, write bursts refused, cycles in which a long stall held something up."""
+        return tuple(int(v) for v in self._state()[6:])
+
+    def refuse(self, *, read=-1, write=-1, response=Response.SLVERR, beat=-1):
+        """Let memory refuse one burst: the read, the write with this number from now on, 0 is the next; -1 for none. The data of a refused read are wrong.
+
+        ``beat`` is the one of a read's that has the error, counted from the last one; all of them by default, and with DECERR.
+        """
+        self._library.system_fail(self._system, *(ctypes.c_int64(int(v)) for v in (read, write, response, beat)))
+
+    def manners(self, *, chaos=0.0, decodes=False, lies=False):
+        """How memory behaves from now on: the chance that a burst is refused; whether what lies outside of memory is answered with DECERR, not taken for a fault of the
+        circuit; whether refusals go untold (a fault of the system, to see that tests notice)."""
+        self._library.system_manners(self._system, ctypes.c_int64(round(65536 * chaos)), ctypes.c_int64(decodes), ctypes.c_int64(lies))
+
+    def stall(self, channel, after, cycles):
+        """Nothing moves on one of `CHANNELS` for so many cycles, from ``after`` cycles on."""
+        self._library.system_stall(self._system, *(ctypes.c_int64(int(v)) for v in (CHANNELS.index(channel), after, cycles)))
+
+    def accesses(self, write, offsets, values, strobes):
+        """Register accesses one after the other, arrays of one length: what was read (or written), and the responses."""
+        what = np.asarray(write, np.int64) | np.asarray(strobes, np.int64) << 1
+        offsets, values, responses = np.asarray(offsets, np.uint64), np.array(values, np.uint64), np.zeros(len(what), np.uint64)
+        done = self._library.system_accesses(self._system, ctypes.c_int64(len(what)), *(ctypes.c_void_p(a.ctypes.data) for a in (what, offsets, values, responses)),
+                                             ctypes.c_int64(_MOST))
+        self._check()
+        if done < len(what):
+            raise SystemFault(f"the {'write to' if write[done] else 'read of'} register 0x{int(offsets[done]):03X} was not answered within {_MOST} cycles")
+        return values & 0xFFFFFFFF, responses
 
     def close(self):
         """End the simulation."""
@@ -142,7 +171,7 @@ class AxiSystem:
         return data.value & 0xFFFFFFFF
 
     def _state(self):
-        state = np.zeros(6, np.int64)
+        state = np.zeros(9, np.int64)
         self._library.system_state(self._system, ctypes.c_void_p(state.ctypes.data))
         return state
 
