@@ -26,7 +26,7 @@ CODES = (Status.DONE, Status.BUS_ERROR, Status.BAD_CHECKSUM, Status.WATCHDOG)   
 MORE_CODES = (Status.BAD_PROGRAM, Status.BAD_SOURCE, Status.BAD_OUTPUT, Status.BAD_LOAD_RECORD, Status.BAD_LOAD_LENGTH)
 
 
-def opened(*, quick, seed=SEED, verilog_edit=None):
+def opened(*, quick=True, seed=SEED, verilog_edit=None):
     return AxiSystem(TINY, SHELL, quick=quick, latency=15, stall=0.15, seed=seed, verilog_edit=verilog_edit)
 
 
@@ -51,7 +51,7 @@ def reported(runs, each, codes):
 
 
 def test_campaign():
-    with opened(quick=True) as system:
+    with opened() as system:
         run = campaign(system, SEED)
         run.run(3 * len(KINDS))
         run.count()
@@ -85,7 +85,7 @@ def test_a_million_register_accesses():
 
 def test_untold_errors_are_seen():
     """The campaign's own check: refused bursts whose response is OKAY give wrong results that are reported as good."""
-    with opened(quick=True) as system:
+    with opened() as system:
         run = campaign(system, SEED)
         run.manners = {"lies": True}
         with pytest.raises(CampaignFailure, match="refused.*a wrong result was reported as good"):
@@ -93,7 +93,7 @@ def test_untold_errors_are_seen():
 
 
 def test_a_memory_that_never_answers_is_seen():
-    with opened(quick=True) as system:
+    with opened() as system:
         run = campaign(system, SEED)
         system.stall("r", 0, 10_000_000)
         with pytest.raises(CampaignFailure, match="still busy 20,000 cycles after a soft reset"):
@@ -103,7 +103,7 @@ def test_a_memory_that_never_answers_is_seen():
 @pytest.mark.long
 def test_an_ignored_response_is_seen():
     """In the circuit: a reader that takes every beat for good."""
-    with opened(quick=True, verilog_edit=lambda text: text.replace("bus__rresp[1]", "1'h0")) as system:
+    with opened(verilog_edit=lambda text: text.replace("bus__rresp[1]", "1'h0")) as system:
         run = campaign(system, SEED)
         with pytest.raises(CampaignFailure, match="a wrong result was reported as good|not with BUS_ERROR"):
             run.run(5 * len(KINDS))

@@ -1,10 +1,8 @@
 """From network to figures: model and RTL give the same numbers."""
-from importlib import resources
 
 import numpy as np
 import pytest
 
-from neuroflex.compiler.network import Network
 from neuroflex.config import PRESETS
 from neuroflex.flow import POLICIES, compile_network, energy_pj, simulate_model, simulate_rtl, timeline, verify
 from neuroflex.formats import Core, StallCause, Status
@@ -15,54 +13,44 @@ TINY = PRESETS["tiny"]
 
 
 @pytest.fixture(scope="module")
-def network():
-    return Network.load(resources.files("neuroflex.zoo") / "digits.npz")
-
-
-@pytest.fixture(scope="module")
-def job(network):
-    return compile_network(network, TINY)
-
-
-@pytest.fixture(scope="module")
-def tensor(network):
-    return quantise(network.input, network.examples.test_images[:1])[0]
+def tensor(digits):
+    return quantise(digits.input, digits.examples.test_images[:1])[0]
 
 
 @pytest.mark.parametrize("memory", [None, MemoryTrace.random(np.random.default_rng(4))], ids=["constant", "random"])
-def test_model_and_rtl_give_identical_numbers(job, tensor, memory):
-    model, rtl = simulate_model(job, tensor, memory=memory), simulate_rtl(job, tensor, memory=memory)
+def test_model_and_rtl_give_identical_numbers(digits_job, tensor, memory):
+    model, rtl = simulate_model(digits_job, tensor, memory=memory), simulate_rtl(digits_job, tensor, memory=memory)
     assert model.status == rtl.status == Status.DONE
     assert model.cycles == rtl.cycles and model.counters == rtl.counters
     np.testing.assert_array_equal(model.layers, rtl.layers)
     np.testing.assert_array_equal(model.output, rtl.output)
-    np.testing.assert_array_equal(model.output, evaluate(job.network, tensor[None], quantised=True).output[0])
+    np.testing.assert_array_equal(model.output, evaluate(digits_job.network, tensor[None], quantised=True).output[0])
     assert model.utilisation == rtl.utilisation and all(0 < share <= 1 for share in model.utilisation.values())
 
 
-def test_verify(job, tensor):
-    verdict = verify(job, tensor)
+def test_verify(digits_job, tensor):
+    verdict = verify(digits_job, tensor)
     assert (verdict.cycle_mismatches, verdict.value_mismatches, verdict.first) == (0, 0, None)
-    assert verdict.cycles > verdict.rtl.cycles == verdict.model.cycles == simulate_model(job, tensor).cycles
+    assert verdict.cycles > verdict.rtl.cycles == verdict.model.cycles == simulate_model(digits_job, tensor).cycles
 
 
-def test_counters_add_up(job, tensor):
-    result = simulate_model(job, tensor)
+def test_counters_add_up(digits_job, tensor):
+    result = simulate_model(digits_job, tensor)
     causes = [result.counters[f"cycles_{cause.name.lower()}"] for cause in StallCause]
     assert sum(causes) == result.cycles == result.layers[:, :len(StallCause)].sum()
     assert result.layers[:, len(StallCause):].sum(axis=0).tolist() == [result.counters["matches_ann"], result.counters["matches_snn"]]
 
 
-def test_energy(network, job, tensor):
+def test_energy(digits, digits_job, tensor):
     """Spikes cost less than products here, nothing costs nothing, and the input matters."""
-    hybrid = energy_pj(job, tensor)
-    costs = {policy: energy_pj(compile_network(network, TINY, policy=policy), tensor) for policy in ("all_ann", "all_snn")}
+    hybrid = energy_pj(digits_job, tensor)
+    costs = {policy: energy_pj(compile_network(digits, TINY, policy=policy), tensor) for policy in ("all_ann", "all_snn")}
     assert 0 < min(costs.values()) <= hybrid <= max(costs.values())
-    assert energy_pj(job, np.zeros_like(tensor)) < hybrid
+    assert energy_pj(digits_job, np.zeros_like(tensor)) < hybrid
 
 
-def test_timeline(job, tensor):
-    result, spans = simulate_model(job, tensor), timeline(job, tensor)
+def test_timeline(digits_job, tensor):
+    result, spans = simulate_model(digits_job, tensor), timeline(digits_job, tensor)
     assert (spans["start"] < spans["end"]).all() and spans["start"].min() >= 0
     assert set(spans["core"]) == {Core.ANN, Core.SNN}
     for core, pes in ((Core.ANN, TINY.ann_pes), (Core.SNN, TINY.snn_pes)):
@@ -71,9 +59,9 @@ def test_timeline(job, tensor):
             assert (spans["start"][mine][1:] > spans["end"][mine][:-1]).all()        # one after the other
         assert (spans["end"] - spans["start"])[spans["core"] == core].sum() >= result.layers[:, len(StallCause) + core].sum()
     assert spans["end"].max() <= result.cycles + 20
-    assert spans["layer"].max() == len(job.tiles) - 1
+    assert spans["layer"].max() == len(digits_job.tiles) - 1
 
 
-def test_unknown_policy(network):
+def test_unknown_policy(digits):
     with pytest.raises(ValueError, match=f"no policy 'best'; there are {', '.join(POLICIES)}"):
-        compile_network(network, TINY, policy="best")
+        compile_network(digits, TINY, policy="best")

@@ -1,12 +1,10 @@
 """The driver on the simulated board: values of the golden model, and every way in which a job can go wrong."""
 import dataclasses
-from importlib import resources
 
 import numpy as np
 import pytest
 
 from neuroflex import fpga, registers
-from neuroflex.compiler.network import Network
 from neuroflex.config import PRESETS
 from neuroflex.flow import compile_network, simulate_model
 from neuroflex.formats import Status
@@ -17,18 +15,8 @@ TINY = PRESETS["tiny"]
 
 
 @pytest.fixture(scope="module")
-def network():
-    return Network.load(resources.files("neuroflex.zoo") / "digits.npz")
-
-
-@pytest.fixture(scope="module")
-def job(network):
-    return compile_network(network, TINY)
-
-
-@pytest.fixture(scope="module")
-def image(job):
-    return program_image(job, policy="hybrid", seed=0)
+def image(digits_job):
+    return program_image(digits_job, policy="hybrid", seed=0)
 
 
 @pytest.fixture
@@ -37,16 +25,16 @@ def accelerator():
         yield opened
 
 
-def test_batch_equals_the_golden_model(accelerator, image, network, job, tmp_path):
+def test_batch_equals_the_golden_model(accelerator, image, digits, digits_job, tmp_path):
     """Values of a batch, and what was counted; the program from a file; an empty batch."""
-    images, matches = network.examples.test_images[:3], ("matches_ann", "matches_snn")
+    images, matches = digits.examples.test_images[:3], ("matches_ann", "matches_snn")
     accelerator.load(image)
     levels = accelerator(images)
-    np.testing.assert_array_equal(levels, evaluate(network, images).output)
+    np.testing.assert_array_equal(levels, evaluate(digits, images).output)
     assert levels.dtype == np.int64
-    for tensor, report in zip(quantise(network.input, images), accelerator.reports, strict=True):
+    for tensor, report in zip(quantise(digits.input, images), accelerator.reports, strict=True):
         # The model starts right after reset with a cache at rest; here software starts later, and one job follows another.
-        model = simulate_model(job, tensor).counters
+        model = simulate_model(digits_job, tensor).counters
         assert {name: report.counters[name] for name in matches} == {name: model[name] for name in matches}
         assert report.cycles == report.counters["cycles"] == pytest.approx(model["cycles"], rel=0.01)
     image.save(tmp_path / "digits.nfx")
@@ -56,9 +44,9 @@ def test_batch_equals_the_golden_model(accelerator, image, network, job, tmp_pat
     assert accelerator.status == Status.DONE
 
 
-def test_wrong_programs_are_refused(accelerator, image, network):
+def test_wrong_programs_are_refused(accelerator, image, digits):
     with pytest.raises(fpga.DeviceError, match="no program is loaded"):
-        accelerator(network.examples.test_images[:1])
+        accelerator(digits.examples.test_images[:1])
     other = dataclasses.replace(image, config=TINY.replace(snn_levels=4))
     with pytest.raises(fpga.WrongDevice, match="snn_levels is 8, the program's 4"):
         accelerator.load(other)
@@ -68,9 +56,9 @@ def test_wrong_programs_are_refused(accelerator, image, network):
         fpga.open("usb")
 
 
-def test_errors_of_jobs_are_exceptions(accelerator, image, network):
+def test_errors_of_jobs_are_exceptions(accelerator, image, digits):
     """A damaged descriptor, and a good job after it."""
-    images = network.examples.test_images[:1]
+    images = digits.examples.test_images[:1]
     memory = image.memory.copy()
     memory[0, 0] ^= 0x10
     accelerator.load(dataclasses.replace(image, memory=memory))
@@ -78,10 +66,10 @@ def test_errors_of_jobs_are_exceptions(accelerator, image, network):
         accelerator(images)
     assert caught.value.status == Status.BAD_CHECKSUM and caught.value.descriptor == 0
     accelerator.load(image)
-    np.testing.assert_array_equal(accelerator(images), evaluate(network, images).output)
+    np.testing.assert_array_equal(accelerator(images), evaluate(digits, images).output)
 
 
-def test_memory_that_ends_too_early(image, network):
+def test_memory_that_ends_too_early(image, digits):
     """What lies beyond memory is an error on the bus, not a hang; the driver is kept from noticing it beforehand."""
     with fpga.open("sim", memory_bytes=image.tensor("act1").base * TINY.line_bytes) as accelerator:
         device = accelerator.device
@@ -93,14 +81,14 @@ def test_memory_that_ends_too_early(image, network):
             device.read_memory(device.memory_bytes, 4)
 
 
-def test_timeout_stops_the_job(accelerator, image, network, monkeypatch):
-    images = network.examples.test_images[:1]
+def test_timeout_stops_the_job(accelerator, image, digits, monkeypatch):
+    images = digits.examples.test_images[:1]
     accelerator.load(image)
     monkeypatch.setattr(accelerator.device, "wait_interrupt", lambda timeout: False)
     with pytest.raises(fpga.TimedOut, match="within 60 s"):
         accelerator(images)
     monkeypatch.undo()
-    np.testing.assert_array_equal(accelerator(images), evaluate(network, images).output)
+    np.testing.assert_array_equal(accelerator(images), evaluate(digits, images).output)
 
 
 def test_registers(accelerator):
