@@ -3,9 +3,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.axi import AxiConfig
-from neuroflex.axi_bus import axi_burst_layout, axi_read_signature, axi_write_signature
-from neuroflex.config import ArchConfig
+from neuroflex.axi_bus import axi_burst_layout, axi_read_signature, axi_write_signature, check_parameters
 from neuroflex.hdl.axi_read import AxiRead
 from neuroflex.hdl.axi_split import AxiSplit
 from neuroflex.hdl.axi_write import AxiWrite
@@ -59,10 +57,7 @@ class AxiMaster(wiring.Component):
     """
 
     def __init__(self, *, config, axi):
-        for name, value, kind in (("config", config, ArchConfig), ("axi", axi, AxiConfig)):
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} must be an {kind.__name__}, not {value!r}")
-        self._config, self._axi = config, axi
+        self._config, self._axi = check_parameters(config, axi)
         super().__init__({
             "memory": In(memory_port(config)),
             "program_page": In(32), "tensor_page": In(32), "tensor_line": In(32),

@@ -3,9 +3,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.axi import PAGE_BYTES, AxiConfig
-from neuroflex.axi_bus import axi_burst_layout
-from neuroflex.config import ArchConfig
+from neuroflex.axi import PAGE_BYTES
+from neuroflex.axi_bus import axi_burst_layout, check_parameters
 from neuroflex.hdl.fifo import StreamFIFO
 from neuroflex.layouts import memory_request_layout
 
@@ -35,10 +34,7 @@ class AxiSplit(wiring.Component):
     """
 
     def __init__(self, *, config, axi):
-        for name, value, kind in (("config", config, ArchConfig), ("axi", axi, AxiConfig)):
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} must be an {kind.__name__}, not {value!r}")
-        self._config, self._axi = config, axi
+        self._config, self._axi = check_parameters(config, axi)
         super().__init__({
             "request": In(stream.Signature(memory_request_layout(config))),
             "program_page": In(32), "tensor_page": In(32), "tensor_line": In(32),

@@ -3,9 +3,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.axi import AxiConfig
-from neuroflex.axi_bus import INCR, MODIFIABLE_BUFFERABLE, axi_burst_layout, axi_write_signature
-from neuroflex.config import ArchConfig
+from neuroflex.axi_bus import INCR, MODIFIABLE_BUFFERABLE, axi_burst_layout, axi_write_signature, check_parameters
 from neuroflex.hdl.fifo import StreamFIFO
 
 __all__ = ["AxiWrite"]
@@ -38,10 +36,7 @@ class AxiWrite(wiring.Component):
     """
 
     def __init__(self, *, config, axi):
-        for name, value, kind in (("config", config, ArchConfig), ("axi", axi, AxiConfig)):
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} must be an {kind.__name__}, not {value!r}")
-        self._config, self._axi = config, axi
+        self._config, self._axi = check_parameters(config, axi)
         super().__init__({
             "burst": In(stream.Signature(axi_burst_layout(config, axi))),
             "write_data": In(stream.Signature(config.chunk_bits)),

@@ -3,9 +3,7 @@ from amaranth.hdl import ClockDomain, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.axi import AxiConfig
-from neuroflex.axi_bus import axi_lite_signature, axi_read_signature, axi_write_signature
-from neuroflex.config import ArchConfig
+from neuroflex.axi_bus import axi_lite_signature, axi_read_signature, axi_write_signature, check_parameters
 from neuroflex.hdl.axi_lite import AxiLite
 from neuroflex.hdl.axi_master import AxiMaster
 from neuroflex.hdl.job_queue import JobQueue
@@ -39,10 +37,7 @@ class AxiShell(wiring.Component):
     """
 
     def __init__(self, *, config, axi):
-        for name, value, kind in (("config", config, ArchConfig), ("axi", axi, AxiConfig)):
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} must be an {kind.__name__}, not {value!r}")
-        self._config, self._axi = config, axi
+        self._config, self._axi = check_parameters(config, axi)
         super().__init__(_ports(axi))
 
     def elaborate(self, platform):

@@ -7,12 +7,22 @@ from amaranth.hdl import Shape
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.axi import AXI_LITE_ADDRESS_BITS, Burst
+from neuroflex.axi import AXI_LITE_ADDRESS_BITS, AxiConfig, Burst
+from neuroflex.config import ArchConfig
 
-__all__ = ["INCR", "MODIFIABLE_BUFFERABLE", "axi3_general_signature", "axi_burst_layout", "axi_lite_signature", "axi_read_signature", "axi_write_signature", "shell_request"]
+__all__ = ["INCR", "MODIFIABLE_BUFFERABLE", "axi3_general_signature", "axi_burst_layout", "axi_lite_signature", "axi_read_signature", "axi_write_signature", "check_parameters",
+           "shell_request"]
 
 INCR = Burst.INCR
 MODIFIABLE_BUFFERABLE = 3   # AxCACHE of ordinary memory
+
+
+def check_parameters(config, axi):
+    """The parameters of a block; TypeError when they are not an `ArchConfig` and an `AxiConfig`."""
+    for name, value, kind in (("config", config, ArchConfig), ("axi", axi, AxiConfig)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be an {kind.__name__}, not {value!r}")
+    return config, axi
 
 
 def axi_lite_signature():

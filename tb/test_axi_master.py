@@ -20,6 +20,7 @@ from neuroflex.config import PRESETS
 from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl.axi_master import AxiMaster
 from neuroflex.sim.axi_master import AxiMasterModel
+from neuroflex.tb.axi_contract import CONFIGS, FORMAL_AXI
 from neuroflex.tb.axi_memory import AxiMemory
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.closed_loop import Offer, Take, closed_loop
@@ -165,7 +166,7 @@ class Contract(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.master = master = AxiMaster(config=FORMAL, axi=FORMAL_AXI)
+        m.submodules.master = master = AxiMaster(config=CONFIGS[1], axi=FORMAL_AXI)
         memory, read, write = master.memory, master.read, master.write
         zeros = FORMAL_AXI.burst_bytes.bit_length() - 1
         window, started = Signal(3), Signal()
@@ -194,10 +195,6 @@ class Contract(wiring.Component):
         if self._never:
             m.d.comb += Assert(~(memory.write_done.valid & under_way[0]))
         return m
-
-
-FORMAL = PRESETS["tiny"].replace(chunk_bits=64, address_bits=12)
-FORMAL_AXI = AxiConfig(burst_beats=8, reads=4, writes=4)
 
 
 @pytest.mark.formal

@@ -10,7 +10,7 @@ Faults: a line that loses its error in the circuit must be seen by the bench, a 
 """
 import numpy as np
 import pytest
-from amaranth.hdl import Assert, Assume, Cover, Module, Mux, ResetSignal, Signal
+from amaranth.hdl import Assert, Cover, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -20,6 +20,7 @@ from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl.axi_read import AxiRead
 from neuroflex.sim.axi_read import AxiReadModel
 from neuroflex.sim.axi_split import bursts_of
+from neuroflex.tb.axi_contract import BURST_PORTS, CONFIGS, FORMAL, FORMAL_AXI, AnyBurst
 from neuroflex.tb.axi_memory import AxiMemory
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.closed_loop import Offer, Take, closed_loop
@@ -120,36 +121,17 @@ class Contract(wiring.Component):
     def __init__(self, config, axi, core=AxiRead, never=False):
         self._config, self._axi, self._core, self._never = config, axi, core, never
         super().__init__({name: In(width) for name, width in (
-            ("valid", 1), ("lines", 2), ("lane", 3), ("address", 4), ("follow", 1), ("place", 2), ("arready", 1), ("rvalid", 1), ("rresp", 2), ("ready", 1))})
+            *BURST_PORTS, ("follow", 1), ("place", 2), ("arready", 1), ("rvalid", 1), ("rresp", 2), ("ready", 1))})
 
     def elaborate(self, platform):
         m = Module()
         config, axi = self._config, self._axi
         lanes, parts = axi.lanes(config), axi.parts(config)
         m.submodules.reader = reader = self._core(config=config, axi=axi)
-        bus, burst = reader.bus, reader.burst
-        lane = self.lane & (lanes - 1)
-        beats = (self.lines + lane + lanes - 1) >> (lanes.bit_length() - 1) if lanes > 1 else self.lines * parts
-        m.d.comb += [
-            Assume(~ResetSignal()), Assume(self.lines != 0), burst.valid.eq(self.valid), burst.payload.lines.eq(self.lines), burst.payload.lane.eq(lane),
-            burst.payload.length.eq(beats - 1), burst.payload.address.eq(self.address), bus.arready.eq(self.arready), bus.rresp.eq(self.rresp),
-            reader.read_data.ready.eq(self.ready),
-        ]
-        taken = burst.valid & burst.ready
-        # AR: stays; each burst once, in its turn.
-        waited = Signal()
-        before = Signal(12)
-        expect = Signal(12)
-        owed = Signal()         # a burst was taken whose address has not gone out
-        shown = Signal(12)
-        m.d.comb += shown.eq(bus.araddr[:4] | bus.arlen << 4)
-        m.d.sync += [waited.eq(bus.arvalid & ~bus.arready), before.eq(shown)]
-        m.d.comb += [Assert(~waited | bus.arvalid & (shown == before)), Assert(bus.arvalid == owed), Assert(~bus.arvalid | (shown == expect))]
-        with m.If(taken):
-            m.d.sync += [owed.eq(1), expect.eq(self.address | (beats - 1)[:8] << 4)]
-            m.d.comb += Assert(~owed)
-        with m.Elif(bus.arready):
-            m.d.sync += owed.eq(0)
+        bus = reader.bus
+        burst = AnyBurst(m, self, config, axi, reader.burst, (bus.arvalid, bus.arready, bus.araddr, bus.arlen))
+        lane, beats, taken = burst.lane, burst.beats, burst.taken
+        m.d.comb += [bus.arready.eq(self.arready), bus.rresp.eq(self.rresp), reader.read_data.ready.eq(self.ready)]
 
         # The memory: beats owed before and up to the one with the followed line's end, and after it; lines owed in the same way.
         size = 7
@@ -214,12 +196,8 @@ class Twice(AxiRead):
         return m
 
 
-FORMAL = PRESETS["tiny"].replace(address_bits=12)
-FORMAL_AXI = AxiConfig(burst_beats=8, reads=4)
-
-
 @pytest.mark.formal
-@pytest.mark.parametrize("config", [FORMAL, FORMAL.replace(chunk_bits=64), FORMAL.replace(chunk_bits=128)])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_contract(config):
     prove(Contract(config, FORMAL_AXI), mode="bmc", depth=10)
     prove(Contract(config, FORMAL_AXI), mode="cover", depth=14)

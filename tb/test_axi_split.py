@@ -19,6 +19,7 @@ from neuroflex.config import PRESETS
 from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl.axi_split import AxiSplit
 from neuroflex.sim.axi_split import AxiSplitModel, bursts_of
+from neuroflex.tb.axi_contract import CONFIGS, FORMAL, stays
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.closed_loop import Offer, Take, closed_loop
 from neuroflex.tb.coverage import Coverage
@@ -119,9 +120,7 @@ class Contract(wiring.Component):
         m.d.comb += [getattr(split.request.payload, name).eq(getattr(self, name)) for name in ("address", "lines", "write")]
         m.d.comb += [getattr(split, name).eq(getattr(self, name)) for name in ("program_page", "tensor_page", "tensor_line")]
         burst = split.burst.payload
-        waited, before = Signal(), Signal.like(burst)
-        m.d.sync += [waited.eq(split.burst.valid & ~self.ready), before.eq(burst)]
-        m.d.comb += Assert(~waited | split.burst.valid & (burst.as_value() == before.as_value()))
+        stays(m, "burst", split.burst.valid, self.ready, burst.as_value())
         zeros, size = axi.beat_bytes.bit_length() - 1, axi.burst_bytes
         beats = Signal(9)
         with m.If(split.burst.valid):
@@ -166,12 +165,11 @@ class LongWindows(AxiConfig):
         return 2 * super().window_lines(config)
 
 
-FORMAL = PRESETS["tiny"].replace(address_bits=12)
 SMALL_WINDOWS = {"burst_beats": 8}
 
 
 @pytest.mark.formal
-@pytest.mark.parametrize("config", [FORMAL, FORMAL.replace(chunk_bits=128)])
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[-1]])
 def test_contract(config):
     prove(Contract(config, AxiConfig(**SMALL_WINDOWS)), mode="bmc", depth=10)
     prove(Contract(config, AxiConfig(**SMALL_WINDOWS)), mode="cover", depth=15)

@@ -10,7 +10,7 @@ Faults: strobes that are all set must be seen by the bench, a line that is lost 
 """
 import numpy as np
 import pytest
-from amaranth.hdl import Assert, Assume, Cover, Module, Mux, ResetSignal, Signal
+from amaranth.hdl import Assert, Cat, Cover, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -20,6 +20,7 @@ from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl.axi_write import AxiWrite
 from neuroflex.sim.axi_split import bursts_of
 from neuroflex.sim.axi_write import AxiWriteModel
+from neuroflex.tb.axi_contract import BURST_PORTS, CONFIGS, FORMAL, FORMAL_AXI, AnyBurst, stays
 from neuroflex.tb.axi_memory import AxiMemory
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.closed_loop import Offer, Take, closed_loop
@@ -126,7 +127,7 @@ class Contract(wiring.Component):
     def __init__(self, config, axi, core=AxiWrite, never=False):
         self._config, self._axi, self._core, self._never = config, axi, core, never
         super().__init__({name: In(width) for name, width in (
-            ("valid", 1), ("lines", 2), ("lane", 3), ("last", 1), ("address", 4), ("line", 1), ("follow", 1), ("awready", 1), ("wready", 1), ("bvalid", 1),
+            *BURST_PORTS, ("last", 1), ("line", 1), ("follow", 1), ("awready", 1), ("wready", 1), ("bvalid", 1),
             ("bresp", 2), ("ready", 1))})
 
     def elaborate(self, platform):
@@ -134,41 +135,21 @@ class Contract(wiring.Component):
         config, axi = self._config, self._axi
         lanes, parts, size = axi.lanes(config), axi.parts(config), config.line_bytes
         m.submodules.writer = writer = self._core(config=config, axi=axi)
-        bus, burst = writer.bus, writer.burst
-        lane = self.lane & (lanes - 1)
-        beats = (self.lines + lane + lanes - 1) >> (lanes.bit_length() - 1) if lanes > 1 else self.lines * parts
+        bus = writer.bus
+        burst = AnyBurst(m, self, config, axi, writer.burst, (bus.awvalid, bus.awready, bus.awaddr, bus.awlen))
+        beats, taken = burst.beats, burst.taken
         following = Signal()     # the followed line was given
         left = Signal(8)         # lines to go out up to and with it
         sent = Signal()          # it went out
         mark = Signal()
         m.d.comb += [
-            Assume(~ResetSignal()), Assume(self.lines != 0), burst.valid.eq(self.valid), burst.payload.lines.eq(self.lines), burst.payload.lane.eq(lane),
-            burst.payload.length.eq(beats - 1), burst.payload.address.eq(self.address), burst.payload.last.eq(self.last), bus.awready.eq(self.awready),
-            bus.wready.eq(self.wready), writer.write_done.ready.eq(self.ready), writer.write_data.valid.eq(self.line),
+            writer.burst.payload.last.eq(self.last), bus.awready.eq(self.awready), bus.wready.eq(self.wready), writer.write_done.ready.eq(self.ready), writer.write_data.valid.eq(self.line),
             mark.eq(self.follow & ~following), writer.write_data.payload.eq(mark),
         ]
-        taken = burst.valid & burst.ready
         line = self.line & writer.write_data.ready
         beat = bus.wvalid & bus.wready
 
-        # AW and W stay; each address once, in its turn.
-        expect = Signal(12)
-        owed = Signal()
-        shown = Signal(12)
-        m.d.comb += shown.eq(bus.awaddr[:4] | bus.awlen << 4)
-        payload = Signal(axi.data_bits + axi.beat_bytes + 1)
-        m.d.comb += payload.eq(bus.wdata | bus.wstrb << axi.data_bits | bus.wlast << axi.data_bits + axi.beat_bytes)
-        for name, valid, ready, value in (("aw", bus.awvalid, bus.awready, shown), ("w", bus.wvalid, bus.wready, payload)):
-            waited = Signal(name=f"{name}_waited")
-            before = Signal.like(value, name=f"{name}_before")
-            m.d.sync += [waited.eq(valid & ~ready), before.eq(value)]
-            m.d.comb += Assert(~waited | valid & (value == before))
-        m.d.comb += [Assert(bus.awvalid == owed), Assert(~bus.awvalid | (shown == expect))]
-        with m.If(taken):
-            m.d.sync += [owed.eq(1), expect.eq(self.address | (beats - 1)[:8] << 4)]
-            m.d.comb += Assert(~owed)
-        with m.Elif(bus.awready):
-            m.d.sync += owed.eq(0)
+        stays(m, "w", bus.wvalid, bus.wready, Cat(bus.wdata, bus.wstrb, bus.wlast))
 
         # Lines of beats: a beat has as many as it has strobes.
         lines_here = Signal(range(lanes + 1))
@@ -234,12 +215,8 @@ class Loses(AxiWrite):
         return m
 
 
-FORMAL = PRESETS["tiny"].replace(address_bits=12)
-FORMAL_AXI = AxiConfig(burst_beats=8, writes=4)
-
-
 @pytest.mark.formal
-@pytest.mark.parametrize("config", [FORMAL, FORMAL.replace(chunk_bits=64), FORMAL.replace(chunk_bits=128)])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_contract(config):
     prove(Contract(config, FORMAL_AXI), mode="bmc", depth=10)
     prove(Contract(config, FORMAL_AXI), mode="cover", depth=14)

@@ -23,6 +23,7 @@ from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl.job_queue import JobQueue
 from neuroflex.sim.job_queue import JobQueueModel
 from neuroflex.sim.registers import RegisterModel
+from neuroflex.tb.axi_contract import stays
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.closed_loop import Offer, Take, closed_loop
 from neuroflex.tb.coverage import Coverage
@@ -205,10 +206,7 @@ class Contract(wiring.Component):
         with m.Elif(core.valid & core.ready):
             m.d.sync += asked.eq(0)
         for name, port in (("told", told), ("ask", ask)):
-            waited = Signal(name=f"{name}_waited")
-            before = Signal(port.payload.shape(), name=f"{name}_before")
-            m.d.sync += [waited.eq(port.valid & ~port.ready), before.eq(port.payload)]
-            m.d.comb += Assert(~waited | port.valid & (port.payload.as_value() == before.as_value()))
+            stays(m, name, port.valid, port.ready, port.payload.as_value())
         owed = Signal()
         address = Signal(12)
         taken = host.valid & host.ready
