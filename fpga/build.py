@@ -107,9 +107,12 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
 
 
 def part_of_bitstream(path):
-    """The part that a Lattice bitstream says it is for, ``"LFE5U-85F"``; None when it does not say."""
-    found = re.search(rb"Part: (\w+-\w+F)-", Path(path).read_bytes()[:4096])
-    return found[1].decode() if found else None
+    """The part that a bitstream says it is for, ``"LFE5U-85F"`` (Lattice) or ``"xc7z020clg400"`` (Vivado's ``.bit``); None when it does not say."""
+    head = Path(path).read_bytes()[:4096]
+    if found := re.search(rb"Part: (\w+-\w+F)-", head):
+        return found[1].decode()
+    found = re.search(rb"b\x00.(7\w+)\x00c\x00", head, re.DOTALL) if head.startswith(b"\x00\x09\x0f\xf0") else None
+    return f"xc{found[1].decode()}" if found else None
 
 
 def synthesised_figures(stat):

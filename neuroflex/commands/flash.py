@@ -9,7 +9,7 @@ __all__ = ["command"]
 
 
 @click.command("flash")
-@click.option("--board", required=True, type=click.Choice(("ulx3s",)), help="The board that is connected.")
+@click.option("--board", required=True, type=click.Choice(("ulx3s", "pynq_z2", "arty_z7_20")), help="The board that is connected.")
 @click.argument("bitstream", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 def command(board, bitstream, as_json):
