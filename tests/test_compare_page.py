@@ -1,7 +1,5 @@
 """The page of a comparison: complete, alone, drawn by a browser where there is one."""
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 
 import pytest
@@ -11,8 +9,8 @@ from neuroflex.compare.page import write_page
 from neuroflex.compare.shapes import SHAPES
 from neuroflex.compare.timelines import timelines_of
 from neuroflex.config import PRESETS
+from neuroflex.tb.browser import drawn, needs_browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLOTS = 2 + 6       # of all networks, of each network
 
 
@@ -42,7 +40,7 @@ def test_titles_cannot_end_a_script(page):
     assert "</script><b>x" not in text and "&lt;/script&gt;&lt;b&gt;x" in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to draw the page")
+@needs_browser
 def test_browser_draws_every_plot_and_sorts_the_table(page, tmp_path):
     text = page.read_text()
     click = ("<script>addEventListener('load', () => { const t = document.querySelector('table.sortable');"
@@ -51,9 +49,7 @@ def test_browser_draws_every_plot_and_sorts_the_table(page, tmp_path):
              "document.title = down + ';' + c(); })</script></body>")
     copy = tmp_path / "copy.html"
     copy.write_text(text.replace("</body>", click))
-    done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000",
-                           "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
-    dom = done.stdout
+    dom = drawn(copy, tmp_path / "profile")
     assert re.search(r"<title>(.*?)</title>", dom)[1] == "fc1,fc2;fc2,fc1"       # by inputs, 256 and 128
     assert len(re.findall(r'<div [^>]*class="[^"]*js-plotly-plot', dom)) == PLOTS
     bars = re.findall(r'<g class="point">', dom)

@@ -10,6 +10,7 @@ import pytest
 from neuroflex.config import PRESETS
 from neuroflex.formats import StallCause
 from neuroflex.report import Report, png, write_report
+from neuroflex.tb.browser import drawn, needs_browser
 
 KEYS = {"network", "configuration", "seed", "images", "accuracy_float", "accuracy_integer", "model_cycles", "rtl_cycles", "cycle_mismatches",
         "value_mismatches", "utilisation", "edp"}
@@ -37,6 +38,15 @@ def test_files_are_complete_and_need_no_network(report, tmp_path):
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"?(https?:)?//", text)
     assert text.count("Plotly.newPlot(") >= 5 and 'name="viewport"' in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+@needs_browser
+def test_browser_draws_every_plot(report, tmp_path):
+    _, page = write_report(report, tmp_path)
+    dom = drawn(page, tmp_path / "profile")
+    plots = page.read_text().count("Plotly.newPlot(")
+    assert len(re.findall(r'<div [^>]*class="[^"]*js-plotly-plot', dom)) == plots >= 5
+    assert dom.count('class="main-svg"') >= 2 * plots
 
 
 def test_accuracy_of_a_network_of_your_own_may_be_unknown(report, tmp_path):
