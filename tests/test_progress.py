@@ -1,5 +1,6 @@
 """What long runs say: plain lines in a log, a spinner or a bar on a terminal, and nothing from a silent one."""
 import io
+import re
 import time
 
 import pytest
@@ -15,7 +16,8 @@ def log():
 
 
 def _text(console):
-    return console.file.getvalue()
+    """What was printed, with ``T`` for times."""
+    return re.sub(r"\d+(\.\d)? s\b", "T s", console.file.getvalue())
 
 
 def test_a_log_gets_plain_lines(log):
@@ -27,7 +29,7 @@ def test_a_log_gets_plain_lines(log):
         done()
     lines = _text(log).splitlines()
     assert lines[0] == "[1/3] compile [a/b.toml] for a configuration with a name longer than the line ..."
-    assert lines[1:] == ["      done, 0.0 s", "[2/3] run ...", "      3 of 3, 0.0 s", "[3/3] write ...", "      1 of 2, 0.0 s"]
+    assert lines[1:] == ["      done, T s", "[2/3] run ...", "      3 of 3, T s", "[3/3] write ...", "      1 of 2, T s"]
     assert "\x1b" not in _text(log)
 
 
@@ -39,7 +41,7 @@ def test_a_log_shows_that_a_long_step_is_alive(log, monkeypatch):
     for _ in show.track([1, 2], "run"):
         time.sleep(0.2)
     text = _text(log)
-    assert text.startswith("[1] build ...\n      at it for 0 s\n") and "      1 of 2, 0." in text and text.endswith("2 of 2, 0.4 s\n")
+    assert text.startswith("[1] build ...\n      at it for T s\n") and "      1 of 2, T s\n" in text and text.endswith("2 of 2, T s\n")
 
 
 def test_a_failed_step_is_not_done(log, monkeypatch):
@@ -58,7 +60,7 @@ def test_a_terminal_gets_a_bar():
     with show.step("compile"):
         pass
     assert list(show.track(iter("ab"), "run", total=2)) == ["a", "b"]
-    assert "━" in _text(console) and "2/2" in _text(console) and "done, 0.0 s" in _text(console)
+    assert "━" in _text(console) and "2/2" in _text(console) and "done, T s" in _text(console)
 
 
 def test_silent_passes_everything_on():
