@@ -41,6 +41,8 @@ class JobError(DeviceError):
         Why it ended.
     descriptor : int
         Number of the program's descriptor at which it ended.
+    MEANING : dict
+        Status → words.
     """
 
     MEANING = {

@@ -130,7 +130,7 @@ def bench(**options):
     return Bench(Axi3Bridge(base=BASE), name="axi3_bridge", **options)
 
 
-@pytest.mark.parametrize("cycles", [60_000, pytest.param(400_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cycles", [40_000, pytest.param(400_000, marks=pytest.mark.long)])
 def test_axi3_bridge(cycles):
     run(bench(), 41, cycles).require(50)
 
