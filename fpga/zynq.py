@@ -6,6 +6,7 @@ from amaranth.build import Attrs, Clock, Connector, Pins, Resource
 from amaranth.hdl import Cat, ClockDomain, Const, Elaboratable, Instance, Module, Signal
 from amaranth.lib import io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
+from amaranth.lib.wiring import In, Out
 from amaranth.vendor import XilinxPlatform
 from amaranth_boards.arty_z7 import ArtyZ720Platform
 from amaranth_boards.resources import ButtonResources, LEDResources, RGBLEDResource, SwitchResources
@@ -15,7 +16,7 @@ from neuroflex.axi_bus import axi3_general_signature, axi_read_signature, axi_wr
 from neuroflex.hdl.axi3_bridge import Axi3Bridge
 from neuroflex.hdl.shell import AxiShell
 
-__all__ = ["AXI", "BASE_ADDRESS", "ArtyZ7Platform", "PLATFORMS", "PynqZ2Platform", "ZynqSystem"]
+__all__ = ["AXI", "BASE_ADDRESS", "ArtyZ7Platform", "PLATFORMS", "PynqZ2Platform", "ZynqFabric", "ZynqSystem"]
 
 BASE_ADDRESS = 0x43C0_0000          # of the registers' page, as the processor sees it: within the first general-purpose port
 AXI = AxiConfig(data_bits=64, address_bits=32, burst_beats=16)      # what a high-performance port can do
@@ -56,6 +57,39 @@ class ArtyZ7Platform(_VivadoPlan, ArtyZ720Platform):
 PLATFORMS = {"pynq_z2": PynqZ2Platform, "arty_z7_20": ArtyZ7Platform}
 
 
+class ZynqFabric(wiring.Component):
+    """What the programmable logic holds, in the clock domain ``sync``: bridge and shell.
+
+    Parameters
+    ----------
+    config : ArchConfig
+
+    Members
+    -------
+    processor : In(axi3_general_signature)
+        Accesses to the registers, at `BASE_ADDRESS`.
+    write, read : Out
+        Channels of AXI4 to memory, in bursts that AXI3 has as well.
+    irq : Out(1)
+    """
+
+    def __init__(self, *, config):
+        self._config = config
+        super().__init__({"processor": In(axi3_general_signature()), "write": Out(axi_write_signature(AXI)), "read": Out(axi_read_signature(AXI)), "irq": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.bridge = bridge = Axi3Bridge(base=BASE_ADDRESS)
+        m.submodules.shell = shell = AxiShell(config=self._config, axi=AXI)
+        wiring.connect(m, wiring.flipped(self.processor), bridge.port)
+        m.d.comb += self.irq.eq(shell.irq)
+        for prefix, bus in (("s_axi", bridge.registers), ("m_axi", wiring.flipped(self.write)), ("m_axi", wiring.flipped(self.read))):
+            for name, member in bus.signature.members.items():
+                inside, outside = getattr(bus, name), getattr(shell, f"{prefix}_{name}")
+                m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
+        return m
+
+
 class ZynqSystem(Elaboratable):
     """The accelerator's registers at `BASE_ADDRESS` of M_AXI_GP0, its memory through S_AXI_HP0, its interrupt at IRQ_F2P[0]; all of it on FCLK0.
 
@@ -73,39 +107,35 @@ class ZynqSystem(Elaboratable):
         m = Module()
         clocks, resets, clock = Signal(4), Signal(4), Signal()
         m.domains.sync = sync = ClockDomain()
-        m.submodules.bridge = bridge = Axi3Bridge(base=BASE_ADDRESS)
-        m.submodules.shell = shell = AxiShell(config=self._config, axi=AXI)
+        m.submodules.fabric = fabric = ZynqFabric(config=self._config)
         m.submodules.clock_buffer = Instance("BUFG", i_I=clocks[0], o_O=clock)
         m.submodules.reset = ResetSynchronizer(~resets[0], domain="sync")
         m.submodules.ps7 = Instance(
-            "PS7", o_FCLKCLK=clocks, o_FCLKRESETN=resets, i_IRQF2P=Cat(shell.irq, Const(0, 19)),
-            **self._general_port(bridge.port, clock), **self._memory_port(m, shell, clock))
+            "PS7", o_FCLKCLK=clocks, o_FCLKRESETN=resets, i_IRQF2P=Cat(fabric.irq, Const(0, 19)),
+            **self._general_port(fabric.processor, clock), **self._memory_port(m, fabric, clock))
         m.submodules.led = led = io.Buffer("o", platform.request("led", 0, dir="-"))
-        m.d.comb += [sync.clk.eq(clock), led.o.eq(shell.irq)]
-        for name, member in bridge.registers.signature.members.items():
-            inside, outside = getattr(bridge.registers, name), getattr(shell, f"s_axi_{name}")
-            m.d.comb += outside.eq(inside) if member.flow is wiring.Out else inside.eq(outside)
+        m.d.comb += [sync.clk.eq(clock), led.o.eq(fabric.irq)]
         return m
 
     def _general_port(self, port, clock):
-        """Pins of the master port, which drives the bridge."""
-        return {"i_MAXIGP0ACLK": clock, **{f"{'o' if member.flow is wiring.Out else 'i'}_MAXIGP0{name.upper()}": getattr(port, name)
+        """Pins of the master port."""
+        return {"i_MAXIGP0ACLK": clock, **{f"{'o' if member.flow is Out else 'i'}_MAXIGP0{name.upper()}": getattr(port, name)
                                            for name, member in axi3_general_signature().members.items()}}
 
-    def _memory_port(self, m, shell, clock):
-        """Pins of the slave port, which the shell drives: bursts of AXI4 that AXI3 has as well, on wider IDs."""
+    def _memory_port(self, m, fabric, clock):
+        """Pins of the slave port, whose IDs are wider and whose lengths are narrower than those of AXI4."""
         pins = {"i_SAXIHP0ACLK": clock, "i_SAXIHP0WID": Const(0, 6), "i_SAXIHP0RDISSUECAP1EN": Const(0), "i_SAXIHP0WRISSUECAP1EN": Const(0)}
-        for name, member in {**axi_write_signature(AXI).members, **axi_read_signature(AXI).members}.items():
-            signal, pin = getattr(shell, f"m_axi_{name}"), f"SAXIHP0{name.upper()}"
-            if member.flow is wiring.Out:
-                width = {"len": 4, "size": 2}.get(name[2:])      # 16 beats of 8 bytes at most
-                pins[f"i_{pin}"] = Cat(signal, Const(0, 5)) if name in ("awid", "arid") else signal[:width]
-            elif name in ("bid", "rid"):
-                wide = Signal(6, name=f"hp0_{name}")
-                pins[f"o_{pin}"] = wide
-                m.d.comb += signal.eq(wide)
-            else:
-                pins[f"o_{pin}"] = signal
+        for bus in (fabric.write, fabric.read):
+            for name, member in bus.signature.members.items():
+                signal, pin = getattr(bus, name), f"SAXIHP0{name.upper()}"
+                if name in ("awid", "arid"):
+                    pins[f"i_{pin}"] = Cat(signal, Const(0, 5))
+                elif name in ("bid", "rid"):
+                    wide = Signal(6, name=f"hp0_{name}")
+                    pins[f"o_{pin}"] = wide
+                    m.d.comb += signal.eq(wide)
+                else:
+                    pins[f"{'i' if member.flow is Out else 'o'}_{pin}"] = signal[:{"len": 4, "size": 2}.get(name[2:])]     # 16 beats of 8 bytes at most
         for letter in "AW", "AR":
             pins |= {f"i_SAXIHP0{letter}LOCK": Const(0, 2), f"i_SAXIHP0{letter}QOS": Const(0, 4)}
         return pins
