@@ -16,9 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from amaranth.hdl import Assert, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
 
 from neuroflex import fpga, registers
-from neuroflex.axi import AxiConfig
+from neuroflex.axi import AxiConfig, Burst
+from neuroflex.axi_bus import axi_lite_signature
 from neuroflex.compiler.network import Network
 from neuroflex.config import PRESETS
 from neuroflex.flow import compile_network
@@ -26,13 +30,17 @@ from neuroflex.formats import Status
 from neuroflex.fpga.boards import BOARDS
 from neuroflex.fpga.hwh import hardware_handoff
 from neuroflex.fpga.pynq_device import PynqDevice
+from neuroflex.fpga.zynq import AXI, BASE_ADDRESS, ZynqFabric
 from neuroflex.fpga.zynq_build import archive
+from neuroflex.hdl.shell import AxiShell
 from neuroflex.program import program_image
 from neuroflex.sim.network import evaluate
+from neuroflex.tb import axi_system
 from neuroflex.tb.axi_system import AxiSystem
+from neuroflex.tb.bench import Bench
 
 TINY = PRESETS["tiny"]
-BASE = 0x43C0_0000
+BASE = BASE_ADDRESS
 AFI = 0xF800_8000
 ROOT = Path(__file__).parent.parent
 
@@ -110,8 +118,40 @@ class Board:
         self.interrupt.get_uio_irq = lambda irq: self.interrupt_path if irq == 61 else None
 
 
+class Processor(wiring.Component):
+    """The shell's ports, but on the way to the registers the accesses are those of a Zynq's general-purpose port, through the bridge."""
+
+    def __init__(self, *, config):
+        self._config = config
+        super().__init__(AxiShell(config=config, axi=AXI).signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.fabric = fabric = ZynqFabric(config=self._config)
+        port = fabric.processor
+        for letter in "wr":
+            m.d.comb += [getattr(port, f"a{letter}{name}").eq(value) for name, value in (("id", 0x5A5), ("len", 0), ("size", 2), ("burst", Burst.INCR))]
+            m.d.comb += getattr(port, f"a{letter}addr").eq(BASE | getattr(self, f"s_axi_a{letter}addr"))
+        m.d.comb += [port.wlast.eq(1), self.irq.eq(fabric.irq), Assert(~port.bvalid | (port.bid == 0x5A5)), Assert(~port.rvalid | (port.rid == 0x5A5) & port.rlast)]
+        for name, member in axi_lite_signature().members.items():
+            if hasattr(port, name) and not name.endswith("addr"):
+                outside, inside = getattr(self, f"s_axi_{name}"), getattr(port, name)
+                m.d.comb += inside.eq(outside) if member.flow is Out else outside.eq(inside)
+        for bus in (fabric.write, fabric.read):
+            for name, member in bus.signature.members.items():
+                outside, inside = getattr(self, f"m_axi_{name}"), getattr(bus, name)
+                m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
+        # What AXI3 cannot say is never said.
+        m.d.comb += [Assert(~fabric.write.awvalid | (fabric.write.awlen < 16)), Assert(~fabric.read.arvalid | (fabric.read.arlen < 16))]
+        return m
+
+
 @pytest.fixture
-def board(monkeypatch, tmp_path):
+def board(request, monkeypatch, tmp_path):
+    """On the shell's RTL; with the parameter "zynq", on all that the programmable logic holds."""
+    if getattr(request, "param", "shell") == "zynq":
+        monkeypatch.setattr(axi_system, "shell_bench", lambda config, axi, *_: Bench(Processor(config=config), name="zynq_tiny", quick=True,
+                                                                                     extra=axi_system._SHIM.read_text()))
     with AxiSystem(TINY, AxiConfig(jobs=4), quick=True) as system:
         made = Board(system)
         monkeypatch.setitem(sys.modules, "pynq", made.module)
@@ -132,6 +172,7 @@ def image(network):
     return program_image(compile_network(network, TINY), policy="hybrid", seed=0)
 
 
+@pytest.mark.parametrize("board", ["shell", pytest.param("zynq", marks=pytest.mark.long)], indirect=True)
 def test_batch_equals_the_golden_model(board, image, network):
     """Polled, with the port set to 64 bits; memory arrives through flush and invalidate alone."""
     images = network.examples.test_images[:2]
