@@ -115,6 +115,8 @@ class RowEnd(wiring.Component):
         held, waiting = Signal(range(config.row_buffers + 1)), Signal(range(config.row_buffers + 1))
         drain_bank, result_bank, output_bank = (Signal(range(config.row_buffers), name=name)
                                                 for name in ("drain_bank", "result_bank", "output_bank"))
+        # Counted down beside `job_column`, whose wires to every accumulator are slow, so that the end of a row is seen early.
+        columns_left = Signal(range(max(config.columns_per_pe, 2)))
         job_last, row_done = Signal(), Signal()
         result = self.result
 
@@ -125,7 +127,7 @@ class RowEnd(wiring.Component):
             window_write.data.first.eq(self.drained.first_window), window_write.data.last.eq(self.drained.last_window),
             window.addr.eq(result_bank),
             self.job_valid.eq(waiting != 0),
-            job_last.eq(self.job_taken & (self.job_column == self.columns - 1)),
+            job_last.eq(self.job_taken & (columns_left == 0)),
             row_done.eq(result.valid & (result.column == self.columns - 1)),
             self.row_free.eq((held != config.row_buffers) | (self.columns == 0)),
             self.busy.eq(held != 0),
@@ -136,6 +138,7 @@ class RowEnd(wiring.Component):
             drain_bank.eq(drain_bank + self.drained.valid),
             self.job_bank.eq(self.job_bank + job_last),
             self.job_column.eq(Mux(job_last, 0, self.job_column + self.job_taken)),
+            columns_left.eq(Mux(job_last | ~self.job_valid, self.columns - 1, columns_left - self.job_taken)),
             result_bank.eq(result_bank + row_done),
         ]
 
