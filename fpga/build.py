@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neuroflex.atomic import write_atomically
 from neuroflex.eda import ToolError, path_points
-from neuroflex.eda.yosys import run_yosys
+from neuroflex.eda.yosys import flattened, run_yosys
 from neuroflex.fpga.boards import BOARDS, KINDS, check_fit
 
 __all__ = ["STEPS", "TimingMissed", "build_ulx3s", "part_of_bitstream", "placed_figures", "synthesised_figures"]
@@ -72,9 +72,8 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
         (folder / f"{NAME}.{suffix}").write_bytes(content.encode() if isinstance(content, str) else content)
 
     progress(STEPS[1])
-    # Flattened first: ABC's names of what is left over between modules are ambiguous in large designs.
     (folder / "yosys.log").write_text(run_yosys(
-        [f"read_rtlil {NAME}.il", f"hierarchy -top {NAME}", "proc", "flatten", "opt_clean -purge", f"synth_ecp5 -top {NAME} -json {NAME}.json",
+        [f"read_rtlil {NAME}.il", *flattened(NAME), f"synth_ecp5 -top {NAME} -json {NAME}.json",
          "tee -q -o stat.json stat -json"], cwd=folder))
     report = {"board": board.name, "part": board.part, "config": config.to_dict(), "memory_bytes": MEMORY_BYTES, "baud": baud, "board_clock_mhz": clock_mhz,
               **synthesised_figures(json.loads((folder / "stat.json").read_text())), "clock_mhz": None, "longest_path": None, "bitstream": None,

@@ -23,14 +23,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from neuroflex import eda
+from neuroflex.axi import AxiConfig
 from neuroflex.config import PRESETS
 from neuroflex.formats import LEVEL_BITS, Core
 from neuroflex.hdl.ann_pe import AnnPe
+from neuroflex.hdl.axi_lite import AxiLite
+from neuroflex.hdl.axi_master import AxiMaster
+from neuroflex.hdl.axi_read import AxiRead
+from neuroflex.hdl.axi_split import AxiSplit
+from neuroflex.hdl.axi_write import AxiWrite
+from neuroflex.hdl.block_memory import BlockMemory
 from neuroflex.hdl.broadcaster import Broadcaster
 from neuroflex.hdl.cache_bank import CacheBank
+from neuroflex.hdl.compaction import Compaction
 from neuroflex.hdl.compressor import Compressor
 from neuroflex.hdl.fibercache import FiberCache
 from neuroflex.hdl.fifo import StreamFIFO
+from neuroflex.hdl.geometry import GeometryCheck
+from neuroflex.hdl.job_queue import JobQueue
 from neuroflex.hdl.join import JoinFrontEnd
 from neuroflex.hdl.laggy import LaggyPrefix
 from neuroflex.hdl.loader import LOADER_LATENCY, Loader
@@ -47,9 +57,10 @@ from neuroflex.hdl.snn_pe import SnnPe
 from neuroflex.hdl.speculation import Speculation
 from neuroflex.hdl.spikegen import SpikeGenerator
 from neuroflex.hdl.top import NeuroFlex
+from neuroflex.hdl.uart_bridge import UartBridge
 from neuroflex.hdl.walk import Walk
 
-__all__ = ["BLOCKS", "Block", "Cache", "Missing", "check", "markdown", "sum_of_parts", "verilog_hash"]
+__all__ = ["BLOCKS", "Block", "Cache", "Missing", "check", "markdown", "missing", "sum_of_parts", "verilog_hash"]
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("lut", "ff", "dsp", "bram")
@@ -131,6 +142,16 @@ BLOCKS = {
     "Sequencer": Block(lambda c: Sequencer(config=c), "one descriptor word per cycle", parts=_once),
     "RegisterFile": Block(lambda c: RegisterFile(config=c), "answer after 1", parts=_once),
     "StreamFIFO": Block(lambda c: StreamFIFO(shape=c.chunk_bits, depth=4), "entry after 1, one per cycle"),
+    "GeometryCheck": Block(lambda c: GeometryCheck(config=c), "part of the sequencer: [control.md](control.md)"),
+    "Compaction": Block(lambda c: Compaction(config=c), "part of the compressor: [compressor.md](compressor.md)"),
+    "AxiLite": Block(lambda c: AxiLite(), "[axi.md](axi.md)"),
+    "AxiSplit": Block(lambda c: AxiSplit(config=c, axi=AxiConfig()), "[axi.md](axi.md)"),
+    "AxiRead": Block(lambda c: AxiRead(config=c, axi=AxiConfig()), "one beat per cycle: [axi.md](axi.md)"),
+    "AxiWrite": Block(lambda c: AxiWrite(config=c, axi=AxiConfig()), "one beat per cycle: [axi.md](axi.md)"),
+    "AxiMaster": Block(lambda c: AxiMaster(config=c, axi=AxiConfig()), "one beat per cycle: [axi.md](axi.md)"),
+    "JobQueue": Block(lambda c: JobQueue(axi=AxiConfig()), "[axi.md](axi.md)"),
+    "BlockMemory": Block(lambda c: BlockMemory(config=c, depth=1024), "one line per cycle; 1,024 lines here: [boards.md](boards.md)"),
+    "UartBridge": Block(lambda c: UartBridge(divisor=25), "[boards.md](boards.md)"),
 }
 TOP = "NeuroFlex"
 
@@ -194,6 +215,13 @@ def sum_of_parts(rows, counts):
         Under `KINDS`.
     """
     return {kind: sum(count * rows[name][kind] for name, count in counts.items()) for kind in KINDS}
+
+
+def missing(report):
+    """What a report of all blocks should hold and does not, as two lists of names: rows, clocks."""
+    rows = [f"{name} ({preset})" for name, block in BLOCKS.items() for preset in block.presets if preset not in report["blocks"].get(name, {})]
+    clocks = [name for name in BLOCKS if name not in report["clocks"] and PLACED_PRESET in BLOCKS[name].presets]
+    return rows, clocks
 
 
 def check(report):
@@ -262,8 +290,7 @@ def markdown(report):
             row = rows[presets[0]]
             label = "" if row["label"] == "whole" else f" ({row['label']})"
             lines.append(f"| {name}{label} | {', '.join(presets)} | {_cells(row)} |")
-    absent = [f"{name} ({preset})" for name, block in BLOCKS.items() for preset in block.presets
-              if preset not in report["blocks"].get(name, {})]
+    absent, unplaced = missing(report)
     if absent:
         lines += ["", "Not synthesised in the run that wrote this page: " + ", ".join(absent) + "."]
     lines += ["", "## Cycles", "", "| block | cycles |", "| --- | --- |"]
@@ -276,9 +303,8 @@ def markdown(report):
     for name, clock in report["clocks"].items():
         without = f" without {clock['left_out']} of its banks" if clock["left_out"] else ""
         lines.append(f"| {name}{without} | {clock['clock_mhz']} | {_path(clock['path']).replace('|', '/')} |")
-    missing = [name for name in BLOCKS if name not in report["clocks"] and PLACED_PRESET in BLOCKS[name].presets]
-    if missing:
-        lines += ["", "Not placed since the block last changed: " + ", ".join(missing) + "."]
+    if unplaced:
+        lines += ["", "Not placed since the block last changed: " + ", ".join(unplaced) + "."]
     if any(clock["left_out"] for clock in report["clocks"].values()):
         lines += ["", f"The cache of `{PLACED_PRESET}` does not fit the device with all its banks, which are equal and work side by side; `CacheBank` is one of them."]
     return "\n".join(lines) + "\n"
@@ -394,6 +420,10 @@ def main(arguments=None):
         table.with_suffix(".md").write_text(markdown(report))
         console.print(f"wrote {table.with_suffix('.md').relative_to(ROOT)} and {table.relative_to(ROOT)}")
     problems = check(report)
+    if not options.block and not options.preset:
+        rows, unplaced = missing(report)
+        problems += [f"{name}: not synthesised in time" for name in rows]
+        problems += [f"{name}: changed since it was last placed; run with --place" for name in unplaced]
     for problem in problems:
         console.print(f"[red]error:[/] {problem}")
     return 1 if problems else 0

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .yosys import ToolError, run_yosys
+from .yosys import ToolError, flattened, run_yosys
 
 __all__ = ["path_points", "place_and_route_ecp5"]
 
@@ -51,9 +51,7 @@ def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1):
         raise ModuleNotFoundError("nextpnr is missing: pip install 'neuroflex[fpga]'")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "design.v").write_text(verilog + _harness(verilog, top))
-        # Flattened before anything else: ABC's names of what is left over between modules are ambiguous in large blocks.
-        run_yosys(["read_verilog design.v", "hierarchy -top harness", "proc", "flatten", "opt_clean -purge",
-                   "synth_ecp5 -top harness -json design.json"], cwd=folder)
+        run_yosys(["read_verilog design.v", *flattened("harness"), "synth_ecp5 -top harness -json design.json"], cwd=folder)
         # The WebAssembly build sees the current folder only.
         done = subprocess.run([program, "--85k", "--package", "CABGA756", "--speed", "6", "--json", "design.json",
                                "--freq", str(target_mhz), "--seed", str(seed), "--timing-allow-fail",

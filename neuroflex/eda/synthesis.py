@@ -5,7 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from .yosys import run_yosys
+from .yosys import flattened, run_yosys
 
 __all__ = ["synth_ecp5", "synth_xilinx", "xilinx_counts"]
 
@@ -50,7 +50,7 @@ def synth_ecp5(verilog, top):
     ToolError
         If Yosys fails.
     """
-    return _synthesise(verilog, f"synth_ecp5 -top {top}", _ECP5)
+    return _synthesise(verilog, top, "synth_ecp5", _ECP5)
 
 
 def synth_xilinx(verilog, top):
@@ -62,7 +62,7 @@ def synth_xilinx(verilog, top):
         As `synth_ecp5`: ``lut`` counts 6-input look-up tables, ``dsp`` DSP48E1
         and ``bram`` blocks of 36 Kbit (halves count 0.5).
     """
-    return _synthesise(verilog, f"synth_xilinx -family xc7 -flatten -noiopad -noclkbuf -top {top}", _XILINX)
+    return _synthesise(verilog, top, "synth_xilinx -family xc7 -noiopad -noclkbuf", _XILINX)
 
 
 def xilinx_counts(cells):
@@ -74,10 +74,10 @@ def _counts(cells, weights):
     return {kind: sum(weight * cells.get(cell, 0) for cell, weight in table.items()) for kind, table in weights.items()}
 
 
-def _synthesise(verilog, command, weights):
+def _synthesise(verilog, top, command, weights):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "design.v").write_text(verilog)
-        printed = run_yosys(["read_verilog design.v", command, "tee -q -o stat.json stat -json"], cwd=folder)
+        printed = run_yosys(["read_verilog design.v", *flattened(top), f"{command} -top {top}", "tee -q -o stat.json stat -json"], cwd=folder)
         cells = json.loads(Path(folder, "stat.json").read_text())["design"]["num_cells_by_type"]
     return {**_counts(cells, weights), "cells": dict(sorted(cells.items())), "warnings": _warnings(printed)}
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-__all__ = ["ToolError", "run_yosys"]
+__all__ = ["ToolError", "flattened", "run_yosys"]
 
 # Yosys calls exit() on an error and keeps global state (its counters of
 # automatic names), so each script gets a fresh interpreter: a failure becomes
@@ -19,6 +19,14 @@ for line in sys.stdin.read().splitlines():
 
 class ToolError(RuntimeError):
     """An external tool failed; the message ends with what it printed last."""
+
+
+def flattened(top):
+    """Yosys commands that come before synthesis.
+
+    Without them, ABC's names of what is left over between modules are ambiguous in large designs, and Yosys fails.
+    """
+    return [f"hierarchy -top {top}", "proc", "flatten", "opt_clean -purge"]
 
 
 def run_yosys(commands, *, cwd):
