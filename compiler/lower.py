@@ -11,6 +11,7 @@ __all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows"
 
 
 _DESCRIPTOR_CYCLES = 60    # from one layer's end to the first line of the next one's load stream, with a memory of 20 cycles
+_UNEVEN = 0.5             # columns by which the busiest PE is above the average when columns are unequal
 
 
 class LoweringError(ValueError):
@@ -205,12 +206,21 @@ def plan_tiles(network, layer, config):
     plans = []
     for start in range(0, layer.columns, size):
         columns = np.arange(start, min(start + size, layer.columns))
-        total = config.ann_pes + config.snn_pes
         best = min((g for g in range(config.max_groups.bit_length()) if (1 << g) <= positions and
                     -(-len(columns) * (1 << g) // pes) <= per_pe),
-                   key=lambda g: (-(-len(columns) * (1 << g) // total) / (1 << g), g))
+                   key=lambda g: (_row_work(len(columns), 1 << g, positions, config), g))
         plans.append(TilePlan(columns=columns, groups_log2=best, max_columns_per_pe=per_pe))
     return plans
+
+
+def _row_work(columns, groups, positions, config):
+    """Columns of the most loaded PE per row, about, when rows are shared by ``groups`` groups.
+
+    Columns are unequal: the fewer a PE has, the less evenly they can be dealt, by about half a column.
+    """
+    share = columns * groups / (config.ann_pes + config.snn_pes)
+    rounds = -(-positions // groups)
+    return max(-(-share // 1), share + _UNEVEN) * rounds
 
 
 def load_cycles(network, layer, plan, config):
