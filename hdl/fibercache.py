@@ -81,8 +81,13 @@ class ReplayQueue(wiring.Component):
         head, next_, tail = (Signal(range(2 * CLIENT_QUEUE), name=name) for name in ("head", "next", "tail"))
         front, front_place, front_valid = Signal(self._shape), Signal(range(CLIENT_QUEUE)), Signal()
         accept = Signal()
+        vacant = Signal(init=1)     # a register of its own: readiness goes far, in and out of the cache
+        with m.If(accept & ~self.done):
+            m.d.sync += vacant.eq((tail + 1)[:len(tail)] ^ head != CLIENT_QUEUE)
+        with m.Elif(self.done & ~accept):
+            m.d.sync += vacant.eq(1)
         m.d.comb += [
-            self.i_stream.ready.eq((tail ^ head != CLIENT_QUEUE) & ~self.closed),
+            self.i_stream.ready.eq(vacant & ~self.closed),
             accept.eq(self.i_stream.valid & self.i_stream.ready),
             put.addr.eq(tail), put.data.eq(self.i_stream.payload), put.en.eq(accept),
             get.addr.eq(next_), self.candidate.eq(get.data),
