@@ -27,6 +27,7 @@ from neuroflex.axi import AxiConfig
 from neuroflex.config import PRESETS
 from neuroflex.formats import LEVEL_BITS, Core
 from neuroflex.hdl.ann_pe import AnnPe
+from neuroflex.hdl.axi3_bridge import Axi3Bridge
 from neuroflex.hdl.axi_lite import AxiLite
 from neuroflex.hdl.axi_master import AxiMaster
 from neuroflex.hdl.axi_read import AxiRead
@@ -144,6 +145,7 @@ BLOCKS = {
     "StreamFIFO": Block(lambda c: StreamFIFO(shape=c.chunk_bits, depth=4), "entry after 1, one per cycle"),
     "GeometryCheck": Block(lambda c: GeometryCheck(config=c), "part of the sequencer: [control.md](control.md)"),
     "Compaction": Block(lambda c: Compaction(config=c), "part of the compressor: [compressor.md](compressor.md)"),
+    "Axi3Bridge": Block(lambda c: Axi3Bridge(base=0x43C00000), "[boards.md](boards.md)"),
     "AxiLite": Block(lambda c: AxiLite(), "[axi.md](axi.md)"),
     "AxiSplit": Block(lambda c: AxiSplit(config=c, axi=AxiConfig()), "[axi.md](axi.md)"),
     "AxiRead": Block(lambda c: AxiRead(config=c, axi=AxiConfig()), "one beat per cycle: [axi.md](axi.md)"),
