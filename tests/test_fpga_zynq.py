@@ -1,4 +1,5 @@
-"""Projects for Zynq boards: constraints and script without Vivado, hand-off file, archive. The accelerator itself is left out of the design, which makes it small; with `long` it is there."""
+"""Projects for Zynq boards: constraints and script without Vivado, hand-off file, archive. The accelerator itself is left out of the design, which makes it small."""
+import contextlib
 import io
 import json
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as xml
 import zipfile
+from pathlib import Path
 
 import pytest
 from amaranth.hdl import Module
@@ -38,14 +40,18 @@ class EmptyShell(wiring.Component):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """What is built for the PYNQ-Z2, without the accelerator."""
-    made, steps = tmp_path_factory.mktemp("pynq_z2"), []
-    with pytest.MonkeyPatch.context() as patch:
+def printed(tmp_path_factory):
+    """What the command prints when it builds for the PYNQ-Z2, without the accelerator."""
+    made, out = tmp_path_factory.mktemp("pynq_z2"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(zynq, "AxiShell", EmptyShell)
-        zynq_build.build_zynq("pynq_z2", TINY, made, progress=steps.append)
-    assert tuple(steps) == zynq_build.STEPS
-    return made
+        assert main(["build", "--board", "pynq_z2", "--config", "tiny", "-o", str(made), "--json"]) == 0
+    return json.loads(out.getvalue())
+
+
+@pytest.fixture(scope="module")
+def folder(printed):
+    return Path(printed["folder"])
 
 
 def test_arty(folder, monkeypatch):
@@ -56,8 +62,9 @@ def test_arty(folder, monkeypatch):
         assert project[name] == (folder / name).read_text()
 
 
-def test_report(folder):
+def test_report(folder, printed):
     report = json.loads((folder / "build.json").read_text())
+    assert printed == {**report, "folder": str(folder)}
     assert report["part"] == "xc7z020clg400-1" and report["stage"] == "synthesised" and report["config"]["name"] == "tiny"
     assert report["clock_mhz"] is report["longest_path"] is report["bitstream"] is None and report["board_clock_mhz"] == 100
     assert 20 < report["lut"] < 300 and 20 < report["ff"] < 300 and report["dsp"] == report["bram"] == 0        # the bridge
