@@ -105,7 +105,7 @@ def build_zynq(board, config, folder, *, clock_mhz=None, network="digits", progr
 
     progress(STEPS[1])
     (folder / "yosys.log").write_text(run_yosys(
-        [f"read_verilog {NAME}.v", f"synth_xilinx -family xc7 -flatten -top {NAME}", "tee -q -o stat.json stat -json"], cwd=folder))
+        [f"read_verilog {NAME}.v", f"hierarchy -top {NAME}", "proc", "flatten", "opt_clean -purge", f"synth_xilinx -family xc7 -top {NAME}", "tee -q -o stat.json stat -json"], cwd=folder))
     report = {"board": board.name, "part": board.part, "config": config.to_dict(), "board_clock_mhz": clock_mhz,
               **xilinx_counts(json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]), "clock_mhz": None, "longest_path": None,
               "bitstream": None, "stage": "synthesised", "archive": f"{NAME}_{board.name}.zip",
