@@ -7,21 +7,28 @@ the page; registers that are slow, answer with SLVERR and DECERR; masters that a
 Checks: every output in every cycle; against a plain list of words, each access of each burst in order, each with its beat's data. Contract (formal, all cycles): a valid and its
 payload stay until taken; a burst's answer has its ID and comes once, after its last beat; as many beats are read as were asked for, the last one marked; within a bound of cycles in
 which nobody else is waited for; what is refused never reaches the registers.
+The same bridge is driven by cocotbext-axi as master and as memory.
 Faults: an exchanged ID must be seen by the bench; an access that is repeated, and an answer that comes early, by the proof.
 """
+import contextlib
+
 import numpy as np
 import pytest
 from amaranth.hdl import Assert, Assume, Cover, Module, ResetSignal, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
+from cocotb_tools.check_results import get_results
+from cocotb_tools.runner import get_runner
 
 from neuroflex.axi import Burst
+from neuroflex.eda import to_verilog
 from neuroflex.formal import ProofFailed, prove
 from neuroflex.hdl.axi3_bridge import Axi3Bridge
 from neuroflex.sim.axi3_bridge import Axi3BridgeModel
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.closed_loop import Offer, Take, closed_loop
 from neuroflex.tb.coverage import Coverage
+from neuroflex.tb.simulator import build_cocotb
 
 BASE = 0x43C0_0000
 POINTS = ("read", "write", "read burst", "write burst", "fixed burst", "full length", "narrow", "outside", "wrapping", "wide beats", "read error", "write error",
@@ -137,6 +144,25 @@ def test_axi3_bridge(cycles):
 
 def test_axi3_bridge_cocotb():
     run(bench(), 42, 2_000, engine="cocotb")
+
+
+@pytest.mark.parametrize("seed", [45, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(46, 54))])
+def test_cocotbext_axi(seed, tmp_path):
+    """Somebody else's master and memory."""
+    component = Axi3Bridge(base=BASE)
+    ports = {"__".join(path): (member.flow, member.shape) for path, member, _ in component.signature.flatten(component)}
+    names = {port: port.replace("__", "_") for port in ports}
+    wide = {"len": 8, "size": 3}                 # the master speaks AXI4, in bursts of up to 16 beats
+    declared = ", ".join(f"{'output' if flow is Out else 'input'} [{wide.get(port.removeprefix('port__aw').removeprefix('port__ar'), shape) - 1}:0] {names[port]}"
+                         for port, (flow, shape) in ports.items())
+    wires = ", ".join(f".{port}({names[port]}{'' if flow is Out else f'[{shape - 1}:0]'})" for port, (flow, shape) in ports.items())
+    wrapper = f"module bench(input clk, input rst, {declared});\n  axi3_bridge top(.clk(clk), .rst(rst), {wires});\nendmodule\n"
+    executable = build_cocotb("axi3_bridge_buses", to_verilog(component, "axi3_bridge") + wrapper, ("clk", "rst", *names.values()))
+    with contextlib.suppress(SystemExit):       # the runner's way to fail; judged below
+        get_runner("verilator").test(test_module="neuroflex.tb.cocotb_axi3", hdl_toplevel="bench", hdl_toplevel_lang="verilog", build_dir=executable.parent,
+                                     test_dir=tmp_path, results_xml=str(tmp_path / "results.xml"), log_file=tmp_path / "log.txt",
+                                     extra_env={"NEUROFLEX_SEED": str(seed), "NEUROFLEX_BASE": str(BASE)})
+    assert get_results(tmp_path / "results.xml") == (1, 0), (tmp_path / "log.txt").read_text()[-3000:]
 
 
 def test_exchanged_id_is_seen():
