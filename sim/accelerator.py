@@ -136,7 +136,7 @@ class AcceleratorModel:
             self._read.append(inputs["memory__read_data__payload"] & (1 << self.config.chunk_bits) - 1)
         none = np.ones(1, np.uint8)
         ended = top.top_advance(state, self._tile, self._numbers, self._verdict, now if shown["start"] else -1, shown["program_address"], (none, none, none),
-                                _ONE, 1, int(port[memory.LINES]) if error else -1, self._record, now + 1, shown["soft_reset"])
+                                _ONE, 1, int(port[memory.LINES]) if error else -1, -1, self._record, now + 1, shown["soft_reset"])
         if ended == 1:
             self._address += self._per
 

@@ -26,6 +26,8 @@ class MemoryTrace:
         Cycles from a write request's last line of data to its answer, at least 1.
     error_line : int
         Number of the read line (counted over the run) that comes with the error flag; -1 for none.
+    error_write : int
+        Number of the write request (likewise) whose answer has the error flag, though its lines are written; -1 for none.
     """
 
     request_ready: np.ndarray
@@ -34,6 +36,7 @@ class MemoryTrace:
     latency: np.ndarray
     answer_latency: int = 1
     error_line: int = -1
+    error_write: int = -1
 
     def __post_init__(self):
         for name in ("request_ready", "write_ready", "read_go"):

@@ -133,7 +133,8 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
         moved = None
         while True:
             ended = top.top_advance(state, tile, numbers, verdict, start_at, program, patterns, memory_trace.latency, memory_trace.answer_latency,
-                                    memory_trace.error_line, record, cycles or state.scalars[top.NOW] + PATIENCE, 0)
+                                    memory_trace.error_line, memory_trace.error_write, record,
+                                    cycles or state.scalars[top.NOW] + PATIENCE, 0)
             if ended or cycles:
                 return ended
             before, moved = moved, top.moves(state)

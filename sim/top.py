@@ -298,7 +298,8 @@ def _skip_still(state, cause, groups_log2, row_buffers, slots, limit):
 
 
 @njit(cache=True)
-def top_advance(state, tile, numbers, verdict, start_at, program, patterns, latency, answer_latency, error_line, record, limit, abandon):
+def top_advance(state, tile, numbers, verdict, start_at, program, patterns, latency, answer_latency, error_line, error_write, record,
+                limit, abandon):
     """Advance until the sequencer is through with a descriptor.
 
     Parameters
@@ -313,7 +314,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         Cycle of the start pulse.
     program : int
         Line address of the first descriptor.
-    patterns : (request_ready, write_ready, read_go), latency, answer_latency, error_line
+    patterns : (request_ready, write_ready, read_go), latency, answer_latency, error_line, error_write
         See :class:`~neuroflex.sim.memory.MemoryTrace`.
     record : Recorder
     limit : int
@@ -440,6 +441,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         read_moved = shown and read_ready
         request_moved, line_moved = guard_request and memory_request, guard_line and memory_line
         line_error = 1 if line_number == error_line else 0
+        answer_error = 1 if answer and state.memory[memory.ANSWER_HEAD] == error_write else 0
         memory.memory_step(state.memory, latency, answer_latency, shown, answer, request_moved, out_request[0], out_request[1], out_request[2],
                            line_moved, read_ready, 1)
         accepted, line_accepted = memory_guard.guard_step(state.guard, abandon, request_valid, request_lines, request_write, request_moved,
@@ -460,7 +462,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         own_request_ready = memory_arbiter.sequencer_request_ready(state.arbiter)
         memory_arbiter.arbiter_step(state.arbiter, evict_valid, evict_address, evict_token, fill_valid, fill_address, fill_lines,
                                     own_valid, own_address, own_lines, cache_data_ready, own_ready, accepted, line_accepted,
-                                    shown, line_number, line_error, answer, state.memory[memory.ANSWER_ERROR])
+                                    shown, line_number, line_error, answer, answer_error or state.memory[memory.ANSWER_ERROR])
         fetch_ready, cache_read_ready = fibercache.fetch_ready(state.cache), fibercache.read_ready(state.cache)
         cache_busy = fibercache.is_busy(state.cache)
         fibercache.cache_step(state.cache, fetch_valid, fetch_address, settings[_FETCH_LINES], read_valid, read_address, read_consume,

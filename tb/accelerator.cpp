@@ -43,7 +43,7 @@ struct Memory {
     const uint8_t* write_ready; int64_t n_write_ready;
     const uint8_t* read_go; int64_t n_read_go;
     const int64_t* latency; int64_t n_latency;
-    int64_t answer_latency, error_line;
+    int64_t answer_latency, error_line, error_write;
     bool strict;                        // lines that do not exist end the simulation; else they are errors on the bus
 
     std::deque<Burst> reads{}, writes{};
@@ -98,8 +98,8 @@ struct Memory {
             if (++written == writes.front().lines) {
                 written = 0;
                 writes.pop_front();
+                answers.push_back({t + answer_latency, failed || int64_t(writes_completed) == error_write});
                 writes_completed++;
-                answers.push_back({t + answer_latency, failed});
                 failed = false;
             }
         }
@@ -151,7 +151,7 @@ void* device_new(void* p, int64_t stim_words, int64_t trace_words, const int64_t
     static const uint8_t always = 1;
     return new Device{static_cast<Simulation*>(p),
                       Memory{memory, uint64_t(memory_lines), line_bytes, {in_fields}, {out_fields}, &always, 1, &always, 1, &always, 1,
-                             latency, 1, *latency, -1, false},
+                             latency, 1, *latency, -1, -1, false},
                       std::vector<uint64_t>(stim_words), std::vector<uint64_t>(trace_words)};
 }
 void device_delete(void* p) { delete static_cast<Device*>(p); }
@@ -177,22 +177,24 @@ int64_t device_wait(void* p, int64_t most) {
     return -1;
 }
 
-// Field tables: order as in accelerator.py. Returns the cycles simulated; the run ends `tail` cycles after the last scripted
+// Field tables: order as in accelerator.py. `phases`: the sequencer's when an access was taken. Memory becomes the next one of `fresh` when
+// the access of that number in `fresh_at` is first offered. Returns the cycles simulated; the run ends `tail` cycles after the last scripted
 // access was answered, or after `most` cycles.
 int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const int64_t* in_fields, const int64_t* out_fields,
                         uint8_t* memory, int64_t memory_lines, int64_t line_bytes,
                         const uint8_t* request_ready, int64_t n_request_ready, const uint8_t* write_ready, int64_t n_write_ready,
                         const uint8_t* read_go, int64_t n_read_go, const int64_t* latency, int64_t n_latency,
-                        int64_t answer_latency, int64_t error_line, const uint8_t* take, int64_t n_take,
+                        int64_t answer_latency, int64_t error_line, int64_t error_write, const uint8_t* take, int64_t n_take,
                         const uint64_t* script, const int64_t* wait, int64_t n_script, uint64_t* answers,
+                        int64_t* phases, const uint8_t* fresh, const int64_t* fresh_at, int64_t n_fresh,
                         int64_t* layers, int64_t n_layers, int64_t n_causes,
                         int64_t most, int64_t tail, uint64_t* stim_out, uint64_t* trace_out, int64_t* bad_address) {
     auto* s = static_cast<Simulation*>(p);
     Fields in{in_fields}, out{out_fields};
     Memory port{memory, uint64_t(memory_lines), line_bytes, in, out, request_ready, n_request_ready, write_ready, n_write_ready,
-                read_go, n_read_go, latency, n_latency, answer_latency, error_line, true};
+                read_go, n_read_go, latency, n_latency, answer_latency, error_line, error_write, true};
     std::vector<uint64_t> stim(stim_words), trace(trace_words);
-    int64_t access = 0, answered = 0, answered_at = -1, ended = -1;
+    int64_t access = 0, answered = 0, answered_at = -1, ended = -1, renewed = 0;
     bool interrupt = false;
 
     int64_t t = 0;
@@ -202,6 +204,9 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
         // cycles after it.
         bool go = access < n_script && (wait[access] == -2 || (access == answered && (wait[access] < 0 ? interrupt : t - answered_at > wait[access])));
         if (go) {
+            if (renewed < n_fresh && access == fresh_at[renewed]) {
+                memcpy(memory, fresh + renewed++ * memory_lines * line_bytes, memory_lines * line_bytes);
+            }
             put(stim.data(), in[REG_VALID], 1);
             put(stim.data(), in[REG_PAYLOAD], script[access]);
         }
@@ -222,7 +227,7 @@ int64_t accelerator_run(void* p, int64_t stim_words, int64_t trace_words, const 
             answered_at = t;
             if (answered == n_script) ended = t;
         }
-        if (go && get(o, out[REG_READY])) access++;
+        if (go && get(o, out[REG_READY])) phases[access++] = get(o, out[BUSY]);
         interrupt = get(o, out[INTERRUPT]);
         if (get(o, out[BUSY])) {
             uint64_t layer = get(o, out[LAYER]);

@@ -11,6 +11,7 @@ import numpy as np
 
 from neuroflex import registers as regmap
 from neuroflex.formats import StallCause, Status
+from neuroflex.hdl.sequencer import Phase
 from neuroflex.hdl.top import NeuroFlex, probe_layout
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.tb.bench import Bench
@@ -76,6 +77,8 @@ class Call:
         Soft reset so many cycles after the start, instead of waiting for the interrupt.
     pause : int
         Cycles from the last register access of the job before to the first of this one.
+    lines : uint8[lines, line_bytes], optional
+        What software makes of memory, all of it, before the first access.
     during : tuple of (address, write, data, wait)
         Further accesses after the start, and ``after`` those between the reading of the counters and the clearing of the interrupt;
         ``wait`` as in :func:`access_script`.
@@ -85,6 +88,7 @@ class Call:
     watchdog: int = 1_000_000
     reset_after: int | None = None
     pause: int = 0
+    lines: np.ndarray | None = None
     during: tuple = ()
     after: tuple = ()
 
@@ -158,7 +162,7 @@ class RtlAccelerator:
         AcceleratorError
             When the RTL asks for a line outside of memory, or does not end in time.
         """
-        (status, layer, counters), sums, cycles, memory, stim, out = self._run(
+        (status, layer, counters, _), sums, cycles, memory, stim, out = self._run(
             memory, calls or [Call(program=program, watchdog=watchdog)], trace, most, layers, record, take)
         return Run(status=status[-1], layer=layer[-1], counters=counters[-1], layers=sums, cycles=cycles, memory=memory, stim=stim, trace=out)
 
@@ -175,11 +179,13 @@ class RtlAccelerator:
         -------
         statuses : list of Status
             Of each job; of one that was reset, what the register says right after.
+        phases : list of Phase or None
+            What the sequencer was doing when a job was reset; None for one that was not.
         memory : uint8[lines, line_bytes]
             After the last job.
         """
-        (statuses, _, _), _, _, memory, _, _ = self._run(memory, calls, trace, most, 0, False)
-        return statuses, memory
+        (statuses, _, _, phases), _, _, memory, _, _ = self._run(memory, calls, trace, most, 0, False)
+        return list(statuses), list(phases), memory
 
     def device(self, memory, *, latency=20):
         """The accelerator as software sees it, from reset on.
@@ -203,10 +209,15 @@ class RtlAccelerator:
         trace = trace or MemoryTrace.constant()
         memory = np.ascontiguousarray(memory, np.uint8).copy()
         scripts = [access_script(call) for call in calls]
+        starts = np.cumsum([0] + [len(script) for script in scripts])
+        fresh_at = np.array([start for start, call in zip(starts, calls) if call.lines is not None], np.int64)
+        fresh = np.concatenate([memory[:0]] + [call.lines for call in calls if call.lines is not None])
+        if len(fresh) != len(fresh_at) * len(memory):
+            raise ValueError(f"a call's lines must be all {len(memory)} lines of memory")
         accesses = [access for script in scripts for access in script]
         script = np.array([address | write << 8 | data << 9 for address, write, data, _ in accesses], np.uint64)
         wait = np.array([access[3] for access in accesses], np.int64)
-        answers = np.zeros(len(script), np.uint64)
+        answers, phases = np.zeros(len(script), np.uint64), np.zeros(len(script), np.int64)
         sums = np.zeros((max(1, layers), len(StallCause) + 2), np.int64)
         stim_words, trace_words = self.bench._stim.words, self.bench._trace.words
         size = most if record else 0
@@ -218,8 +229,9 @@ class RtlAccelerator:
             arguments = [simulation.state, stim_words, trace_words, self._in, self._out, memory, len(memory), self.config.line_bytes]
             for pattern in (trace.request_ready, trace.write_ready, trace.read_go, trace.latency):
                 arguments += [pattern, len(pattern)]
-            arguments += [trace.answer_latency, trace.error_line, take, len(take), script, wait, len(script), answers, sums, layers, len(StallCause),
-                          most, TAIL, stim if record else None, out if record else None, ctypes.byref(bad)]
+            arguments += [trace.answer_latency, trace.error_line, trace.error_write, take, len(take), script, wait, len(script), answers,
+                          phases, fresh, fresh_at, len(fresh_at), sums, layers, len(StallCause), most, TAIL,
+                          stim if record else None, out if record else None, ctypes.byref(bad)]
             cycles = function(*(_argument(a) for a in arguments))
             failure = simulation.library.simulation_failure()
         if failure:
@@ -228,16 +240,16 @@ class RtlAccelerator:
             raise AcceleratorError(f"cycle {cycles}: the accelerator asked for line {bad.value}, memory has {len(memory)}")
         if cycles == most:
             raise AcceleratorError(f"the job did not end within {most} cycles")
-        found, start = [], 0
-        for script in scripts:
+        found = []
+        for start, call, script in zip(starts, calls, scripts):
             values = [int(a) & 0xFFFFFFFF for a in answers[start:start + len(script)]]
-            start += len(script)
             # The first read after the interrupt or the reset is that of the status.
             from_ = next(i for i, access in enumerate(script) if access[3] == INTERRUPT or access[:3] == (8, 1, 0x102))
             first = next(i for i in range(from_, len(script)) if not script[i][1])
             numbers = values[first + 1:first + 1 + 2 * len(regmap.COUNTERS)]
             counters = dict(zip((c.name for c in regmap.COUNTERS), (low | high << 32 for low, high in zip(numbers[::2], numbers[1::2]))))
-            found.append((Status(values[first] >> 8 & 255), values[first] >> 16, counters))
+            phase = None if call.reset_after is None else Phase(int(phases[start + from_]))
+            found.append((Status(values[first] >> 8 & 255), values[first] >> 16, counters, phase))
         return (tuple(zip(*found)), sums[:layers], cycles, memory, stim[:cycles] if record else None, out[:cycles] if record else None)
 
 

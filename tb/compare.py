@@ -3,7 +3,7 @@
 What is compared when it counts: valid and ready always, a payload while it is valid, a line by its contents. ``docs/testing.md`` lists what
 is not compared here.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -294,8 +294,9 @@ def compare_calls(accelerator, job, tensor, calls, *, memory=None, lines=None, t
     arrays = job_workloads(job, trace)
     lines = job.with_input(tensor) if lines is None else lines
     untraced = run_arrays(job, arrays, memory, want)    # jumps over still cycles, a traced run does not
+    whole = run_arrays(job, arrays, replace(memory, error_line=-1, error_write=-1), want)
     run = accelerator.run(lines, calls=calls, trace=memory, take=take, layers=len(job.tiles) + 1, record=True,
-                          most=(untraced.finished_at + 8192) * len(calls))
+                          most=(whole.finished_at + 8192) * len(calls))
     inputs = accelerator.bench._stim.unpack(run.stim, ["registers_request__valid", "registers_request__payload", "registers_response__ready",
                                                        "memory__read_data__valid", "memory__read_data__payload"])
     ready = accelerator.bench._trace.unpack(run.trace, ["registers_request__ready"])["registers_request__ready"]

@@ -10,7 +10,7 @@ Test plan
 * progress: every read is answered, and within a bound;
 * a stream of hits runs at one line per cycle with READ_LATENCY;
 * smallest cache (2 banks x 2 ways x 4 sets), more ways than banks, the tiny preset;
-* coverage: see ``COVERAGE`` in `cache_traffic`, each point at least 20 times;
+* coverage: see ``COVERAGE`` in `cache_traffic`, each point at least 20 times for each shape, 200 times in each long run;
 * faults: lost dirty bit, wrong victim, a stale line kept, a priority that does not fall: each is seen.
 """
 import re
@@ -118,7 +118,7 @@ def test_random_traffic(smallest):
 
 @pytest.mark.parametrize("config", [WIDE, SMALL], ids=lambda config: config.name)
 def test_other_shapes(config):
-    require(compare(Bench(FiberCache(config), "fibercache"), config, 150_000, SEED), 10)
+    require(compare(Bench(FiberCache(config), "fibercache"), config, 150_000, SEED), 20)
 
 
 FAULTS = {
@@ -149,7 +149,7 @@ def test_the_reference_sees_lost_lines():
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_long(smallest, seed):
-    compare(smallest, SMALLEST, 2_000_000, 1000 + seed)
+    require(compare(smallest, SMALLEST, 2_000_000, 1000 + seed), 200)
 
 
 def test_under_cocotb(smallest):
