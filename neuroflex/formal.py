@@ -67,22 +67,33 @@ def prove(component, *, mode="pdr", depth=40, timeout=600):
         properties = int(sizes[6]) if len(sizes) > 6 else 0
         decide = {"pdr": f"orpos; strash; dc2; pdr -T {timeout}", "bmc": f"orpos; strash; dc2; bmc3 -F {depth} -T {timeout}",
                   "cover": f"bmc3 -a -F {depth} -T {timeout}"}[mode]
-        done = subprocess.run([Path(pyosys.__file__).with_name("yosys-abc"), "-c", f"read_aiger design.aig; fold; {decide}"],
-                              cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        printed = _abc(folder, decide)
+        if mode == "cover":
+            reached = set(map(int, re.findall(r"Output +(\d+) +was asserted in frame", printed)))
+            # With several of them ABC may break off after the first ones: each that is left is looked for by itself.
+            for number in set(range(properties)) - reached:
+                others = "; ".join(f"zeropo -N {other}" for other in range(properties) if other != number)
+                if "was asserted in frame" in _abc(folder, f"strash; {others}; bmc3 -F {depth} -T {timeout}"):
+                    reached.add(number)
     if not properties:
         raise ValueError(f"{type(component).__name__} has no {'Cover' if mode == 'cover' else 'Assert'}")
     if mode == "cover":
-        reached = set(re.findall(r"Output +(\d+) +was asserted in frame", done.stdout))
         if len(reached) < properties:
             raise ProofFailed(f"{type(component).__name__}: {properties - len(reached)} of {properties} covers were not reached"
                               f" in {depth} cycles", None)
         return
-    if violated := re.search(r"was asserted in frame (\d+)", done.stdout):
+    if violated := re.search(r"was asserted in frame (\d+)", printed):
         cycle = int(violated[1])
         raise ProofFailed(f"a property of {type(component).__name__} can be violated in cycle {cycle}", cycle)
     if mode == "pdr":
-        proved = "Property proved" in done.stdout
+        proved = "Property proved" in printed
     else:
-        proved = f"No output asserted in {depth} frames" in done.stdout
+        proved = f"No output asserted in {depth} frames" in printed
     if not proved:
-        raise ToolError("nothing was decided; ABC printed last:\n" + done.stdout[-1000:])
+        raise ToolError("nothing was decided; ABC printed last:\n" + printed[-1000:])
+
+
+def _abc(folder, commands):
+    """What ABC prints when it runs commands on the circuit in a folder."""
+    return subprocess.run([Path(pyosys.__file__).with_name("yosys-abc"), "-c", f"read_aiger design.aig; fold; {commands}"],
+                          cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout

@@ -5,18 +5,20 @@ Test plan
 * `ReplayQueue`, all cycles: an operation that is followed is issued in its turn, soon, again whenever it must be, and leaves exactly once;
 * `MemoryArbiter`, the first cycles from reset, any clients and any memory: a burst that is followed gets its own lines,
   all of them, and no other client ever gets one; ``idle`` only when all was answered;
-* `FiberCache` with 2 banks x 2 ways x 4 sets, the first cycles from reset: never more responses than reads, ``idle`` only when they are
-  equal and memory owes nothing, a line that was written is the line that is read;
+* `FiberCache` with 2 banks x 2 ways x 2 sets, reads of one address and any writes, the first `CACHE_DEPTH` cycles from reset: never more
+  responses than reads, ``idle`` only when they are equal and memory owes nothing, a line that was written is the line that is read.
+  Within these cycles, by covers: a hit, a miss that memory answers, the eviction of a dirty line, and that of the line that is followed;
 * not vacuous: the claims that none of this ever happens fail.
 """
 import pytest
-from amaranth.hdl import Assert, Assume, Module, Mux, ResetSignal, Signal
+from amaranth.hdl import Assert, Assume, Cover, Module, Mux, ResetSignal, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 
 from neuroflex.cache_policy import CLIENT_QUEUE
 from neuroflex.config import ArchConfig
 from neuroflex.formal import ProofFailed, prove
+from neuroflex.hdl import fibercache
 from neuroflex.hdl.fibercache import FiberCache, ReplayQueue
 from neuroflex.layouts import read_layout, write_layout
 from neuroflex.hdl.memory_arbiter import MemoryArbiter
@@ -25,6 +27,20 @@ pytestmark = pytest.mark.formal
 
 SMALLEST = ArchConfig(name="formal", chunk_bits=32, ann_pes=2, snn_pes=2, laggy_adders=8, cache_banks=2, cache_ways=2,
                       cache_sets=4, pending_lines=16, write_buffer=2, address_bits=12)
+CACHE_DEPTH = 20
+
+
+def _smaller_than_allowed(config, **fields):
+    """A configuration that ArchConfig refuses, though the cache by itself works with it."""
+    config = config.replace()
+    for name, value in fields.items():
+        object.__setattr__(config, name, value)
+    return config
+
+
+# Two sets are cleared two cycles sooner than four, four tags are enough for two ways, and there are no bursts: all of it leaves more of the
+# cycles that can be searched to what happens after a miss.
+CACHE = _smaller_than_allowed(SMALLEST, cache_sets=2, address_bits=4, pending_lines=2)
 
 
 class QueueContract(wiring.Component):
@@ -146,19 +162,22 @@ class ArbiterContract(wiring.Component):
 
 
 class CacheContract(wiring.Component):
-    """Any clients, any memory. The line at one address, chosen freely, is followed; ``never`` claims that it is never read."""
+    """Any reads of one address, chosen freely, any writes of all addresses, any memory; no fetches, no consumption, no invalidation.
 
-    def __init__(self, never=False):
-        self._never = never
+    ``claim``: "contract"; "never", that the line is never read as written; "reached", the covers.
+    """
+
+    def __init__(self, claim="contract"):
+        self._claim = claim
         super().__init__({
-            "address": In(SMALLEST.address_bits), "read": In(read_layout(SMALLEST)), "write": In(write_layout(SMALLEST)),
+            "address": In(CACHE.address_bits), "read": In(read_layout(CACHE)), "write": In(write_layout(CACHE)),
             "free": In(data.StructLayout({"read": 1, "write": 1, "answer": 1, "request_ready": 1, "write_ready": 1}))})
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.cache = cache = FiberCache(SMALLEST)
+        m.submodules.cache = cache = FiberCache(CACHE)
         free = self.free
-        followed, started = Signal(SMALLEST.address_bits), Signal()
+        followed, started = Signal(CACHE.address_bits), Signal()
         m.d.sync += [followed.eq(self.address), started.eq(1)]
         line, memory_line = Signal(), Signal()         # bit 0 of the newest line at the address, and of memory's
         waiting, owed = Signal(5), Signal(8)
@@ -189,8 +208,14 @@ class CacheContract(wiring.Component):
             Assert(~cache.response.valid | (cache.response.line[0] == line)),
             Assert(~cache.idle | (waiting == 0) & (owed == 0)),
         ]
-        if self._never:
+        if self._claim == "never":
             m.d.comb += Assert(~(cache.response.valid & line))
+        if self._claim == "reached":
+            came, passed = Signal(), Signal()
+            m.d.sync += [came.eq(came | free.answer & cache.read_data.ready), passed.eq(passed | tell & here_write & self.write.through)]
+            m.d.comb += [Cover(cache.hit), Cover(cache.response.valid & ~came), Cover(cache.response.valid & came), Cover(cache.eviction),
+                         Cover(cache.eviction & (waiting != 0)),
+                         Cover(sent & ~passed & (cache.write_request.payload.address == followed))]
         return m
 
 
@@ -206,7 +231,17 @@ def test_arbiter():
         prove(ArbiterContract(never=True), mode="bmc", depth=9)
 
 
-def test_cache():
-    prove(CacheContract(), mode="bmc", depth=18)
+@pytest.fixture
+def short_queues(monkeypatch):
+    """Client queues of 4 operations: full ones, and their pointers' turn, come within the depth."""
+    monkeypatch.setattr(fibercache, "CLIENT_QUEUE", 4)
+
+
+def test_cache(short_queues):
+    prove(CacheContract(), mode="bmc", depth=CACHE_DEPTH)
     with pytest.raises(ProofFailed):
-        prove(CacheContract(never=True), mode="bmc", depth=18)
+        prove(CacheContract("never"), mode="bmc", depth=CACHE_DEPTH)
+
+
+def test_cache_reaches_misses_and_evictions(short_queues):
+    prove(CacheContract("reached"), mode="cover", depth=CACHE_DEPTH)
