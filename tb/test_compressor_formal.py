@@ -6,11 +6,13 @@ Test plan
 * Area: every line of a layer is in its place: chunk after chunk of the tile, value lines from the first on and then the mask, at most
   eight and one; so none beyond the output tensor, and none after the last chunk's mask.
 * Credit: a block is given back only when every PE of the first group that has columns has finished an output for it.
-* Reached: a full line, a second chunk of a position, a second position, the end of a layer, a line that waits.
+* Reached within the same cycles: a chunk's third line, a second position, the end of a layer of two positions, a line that waits; in the narrow case a
+  second chunk.
 * A circuit that does not wait for one of the cores is refused.
 
-Area and credit are bounded: all runs of the first 13 cycles from reset, in which the first lines are written, with any levels, columns, finishing times and readiness of the cache, and layers of up to 2 x 2
-positions, 16 rounds and three chunks that the sequencer would accept.
+Area and credit are bounded: all runs of the first `DEPTH` cycles from reset, with any levels, columns, finishing times and readiness of the cache, and layers of up to 2 x 2
+positions, 16 rounds and three chunks that the sequencer would accept. A position's second chunk comes later, in cycle 17: the first `NARROW_DEPTH` cycles are
+searched for one position of two chunks, with PEs that finish as soon as they may and all have the same level in a cycle.
 """
 import pytest
 from amaranth.hdl import Assert, Assume, Cat, Cover, Module, ResetSignal, Signal
@@ -29,6 +31,8 @@ SMALLEST = ArchConfig(name="formal", chunk_bits=32, ann_pes=4, snn_pes=4, column
 SETTINGS = {"out_base": SMALLEST.address_bits, "out_height": 2, "out_width": 2, "out_chunks": 2, "out_first_chunk": 2, "groups_log2": 1,
             "ann_rounds": 4, "snn_rounds": 4, "to_memory": 1}
 
+DEPTH, NARROW_DEPTH = 13, 20
+
 
 @pytest.fixture(autouse=True)
 def levels_of_one_bit(monkeypatch):
@@ -38,10 +42,13 @@ def levels_of_one_bit(monkeypatch):
 
 
 class CompressorContract(wiring.Component):
-    """One layer after another with the same settings, chosen freely; ``claim`` is "stream", "lines" or "reached"."""
+    """One layer after another with the same settings, chosen freely; ``claim`` is "stream", "lines" or "reached".
 
-    def __init__(self, claim):
-        self._claim = claim
+    ``narrow``: one position, two chunks; all PEs finish an output as soon as they may, all with the same level in a cycle.
+    """
+
+    def __init__(self, claim, narrow=False):
+        self._claim, self._narrow = claim, narrow
         pes = SMALLEST.lanes
         super().__init__({
             "start": In(1), "ready": In(1), "finish": In(2 * pes), "settings": In(data.StructLayout(SETTINGS)),
@@ -67,6 +74,9 @@ class CompressorContract(wiring.Component):
             block.start.eq(self.start), block.write.ready.eq(self.ready),
             *(getattr(block, name).eq(settings[name]) for name in SETTINGS),
         ]
+        if self._narrow:
+            m.d.comb += [Assume(positions == 1), Assume(settings.groups_log2 == 0), Assume(settings.ann_rounds == 8), Assume(settings.snn_rounds == 1),
+                         Assume(settings.to_memory == 0), Assume(self.finish.all()), Assume(self.levels.as_value().all() | ~self.levels.as_value().any())]
         with m.If(self.start):
             m.d.sync += running.eq(1)
         with m.Elif(block.finished):
@@ -109,8 +119,10 @@ class CompressorContract(wiring.Component):
             m.d.comb += [
                 Assert(~held | write.valid & (write.payload == before)),
             ]
+        elif self._claim == "reached" and self._narrow:
+            m.d.comb += [Cover(write.valid & (chunk == 1)), Cover(held & (chunk == 1))]
         elif self._claim == "reached":
-            m.d.comb += [Cover(held & (offset == 1)), Cover(block.finished & (positions == 2)), Cover(write.valid & (chunk == 1)),
+            m.d.comb += [Cover(held & (offset == 1)), Cover(block.finished & (positions == 2)),
                          Cover(write.valid & (line == 3)), Cover(block.block_done & (position == 1))]
         else:
             m.d.comb += [
@@ -127,11 +139,16 @@ def test_offers_are_stable():
 
 
 def test_lines_and_credits():
-    prove(CompressorContract("lines"), mode="bmc", depth=13)
+    prove(CompressorContract("lines"), mode="bmc", depth=DEPTH)
 
 
 def test_reached():
-    prove(CompressorContract("reached"), mode="cover", depth=22)
+    prove(CompressorContract("reached"), mode="cover", depth=DEPTH)
+
+
+def test_second_chunk():
+    prove(CompressorContract("reached", narrow=True), mode="cover", depth=NARROW_DEPTH)
+    prove(CompressorContract("lines", narrow=True), mode="bmc", depth=NARROW_DEPTH)
 
 
 class Impatient(compressor.RoundWalk):
