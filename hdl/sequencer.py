@@ -204,7 +204,8 @@ class Sequencer(wiring.Component):
             with m.Case(Phase.FINISH):
                 with m.If(self.quiet):
                     m.d.sync += phase.eq(Phase.RETURN)
-                    with m.If(bus_error & (code == Status.DONE)):
+                    # The arbiter tells of the last answer's error in the cycle in which it becomes idle.
+                    with m.If((bus_error | self.bus_error) & (code == Status.DONE)):
                         m.d.sync += code.eq(Status.BUS_ERROR)
             with m.Case(Phase.RETURN):
                 m.d.sync += phase.eq(Phase.IDLE)

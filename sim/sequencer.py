@@ -174,7 +174,7 @@ def sequencer_step(state, descriptor_lines, last_program, verdict, watchdog, sta
     elif phase == FINISH:
         if quiet:
             following = RETURN
-            if error_before and code == _DONE:
+            if (error_before or bus_error) and code == _DONE:
                 state[CODE] = _BUS_ERROR
     elif phase == RETURN:
         following = IDLE

@@ -22,7 +22,7 @@ CONFIG = PRESETS["tiny"]
 LINES = descriptor_lines(CONFIG)
 LAST_PROGRAM = (1 << CONFIG.address_bits) - LINES
 SPACE = 1 << CONFIG.address_bits
-POINTS = (*(f"status {s.name}" for s in Status if s), *(f"phase {p.name}" for p in Phase), "loader error", "run error", "final error", "watchdog moved",
+POINTS = (*(f"status {s.name}" for s in Status if s), *(f"phase {p.name}" for p in Phase), "loader error", "run error", "final error", "error with the last answer", "watchdog moved",
           "watchdog in RUN", "watchdog in LOAD", "watchdog in REQUEST", "two layers", *(f"cause {c.name}" for c in StallCause),
           "layer", "end", "broken", "flip", "random", *(f"odd {s.name}" for s in (Status.BAD_SOURCE, Status.BAD_OUTPUT, Status.BAD_LOAD_LENGTH)))
 
@@ -187,7 +187,7 @@ def jobs(rng, cycles, coverage, broken=0.25):
             "loader_error": int(rng.choice([0, 6, 7, 8], p=[0.85, 0.05, 0.05, 0.05])),
             "broadcaster_finished": int(broadcaster <= 0 and not hung), "compressor_finished": int(compressor == 0),
             "running_cause": int(rng.integers(2, 8)), "progress": int(rng.random() < 0.3 and not hung),
-            "bus_error": int(rng.random() < (0.1 if phase == model.FINISH else 0.002)), "quiet": int(rng.random() < 0.3)}
+            "bus_error": int(rng.random() < (0.25 if phase == model.FINISH else 0.002)), "quiet": int(rng.random() < 0.3)}
         out = {"busy": int(phase != model.IDLE), "finish": int(phase == model.RETURN), "code": int(state[model.CODE]),
                "layer": int(state[model.LAYER]), "phase": phase, "request__valid": int(phase == model.REQUEST and state[model.POINTER] <= LAST_PROGRAM),
                "request__payload": int(state[model.POINTER]) % (1 << CONFIG.address_bits) | LINES << CONFIG.address_bits, "read_data__ready": int(phase == model.RECEIVE),
@@ -206,6 +206,8 @@ def jobs(rng, cycles, coverage, broken=0.25):
         coverage.hit("loader error", int(phase == model.LOAD and values["loader_finished"] and values["loader_error"] > 0))
         coverage.hit("run error", int(phase == model.RUN and values["bus_error"]))
         coverage.hit("final error", int(phase == model.FINISH and values["bus_error"] and state[model.CODE] == Status.DONE))
+        coverage.hit("error with the last answer", int(phase == model.FINISH and values["bus_error"] and values["quiet"]
+                                                       and state[model.CODE] == Status.DONE and not state[model.BUS_ERROR]))
         coverage.hit("two layers", int(state[model.LAYER] >= 2))
         # The descriptor's shift register: lines come in, then the words rotate once around.
         if phase == model.RECEIVE and read_valid:
@@ -241,6 +243,7 @@ def test_faults_are_seen():
              "status swapped": lambda t: t.replace("= bad_source;", "= bad_output;"),
              "program cut": lambda t: re.sub(r"assign beyond = [^;]*;", "assign beyond = 1'h0;", t),
              "cache not waited for": lambda t: t.replace("= ~ cache_busy;", "= 1'h1;"),
+             "the last answer's error is lost": lambda t: re.sub(r"(= \S+ +)\| bus_error;", r"\1;", t),
              "tail not waited for": lambda t: t.replace("if (quiet)", "if (1'h1)"),
              "watchdog only when met": lambda t: t.replace("silence >= watchdog", "silence == watchdog")}
     for name, edit in edits.items():
