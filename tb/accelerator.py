@@ -29,7 +29,19 @@ TAIL = 4            # cycles after the last answer, so that the end of a run is 
 
 
 class AcceleratorError(RuntimeError):
-    """The RTL did what no program should make it do: left memory, or never finished."""
+    """The RTL did what no program should make it do: left memory, or never finished.
+
+    Attributes
+    ----------
+    recorded : (stim, trace) or None
+        Every input and output of every cycle until then, when they were to be recorded.
+    first : str or None
+        The first difference to the model until then, when they were compared.
+    """
+
+    def __init__(self, message, *, recorded=None, first=None):
+        super().__init__(f"{message}; first difference: {first}" if first else message)
+        self.recorded, self.first = recorded, first
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,12 +246,15 @@ class RtlAccelerator:
                           stim if record else None, out if record else None, ctypes.byref(bad)]
             cycles = function(*(_argument(a) for a in arguments))
             failure = simulation.library.simulation_failure()
+        problem = None
         if failure:
-            raise AcceleratorError(f"cycle {cycles}: {failure.decode()}")
-        if bad.value >= 0:
-            raise AcceleratorError(f"cycle {cycles}: the accelerator asked for line {bad.value}, memory has {len(memory)}")
-        if cycles == most:
-            raise AcceleratorError(f"the job did not end within {most} cycles")
+            problem = f"cycle {cycles}: {failure.decode()}"
+        elif bad.value >= 0:
+            problem = f"cycle {cycles}: the accelerator asked for line {bad.value}, memory has {len(memory)}"
+        elif cycles == most:
+            problem = f"the job did not end within {most} cycles"
+        if problem:
+            raise AcceleratorError(problem, recorded=(stim[:cycles], out[:cycles]) if record else None)
         found = []
         for start, call, script in zip(starts, calls, scripts):
             values = [int(a) & 0xFFFFFFFF for a in answers[start:start + len(script)]]

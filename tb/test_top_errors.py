@@ -3,20 +3,29 @@
 Plan
 ----
 Stimuli: descriptors with every kind of wrong field and a good checksum, flipped bits, load streams that are too short, too long, or
-hold a wrong record, error answers to descriptor, load and activation reads, a memory that stops answering, soft resets spread over a
-whole job and shortly after its start.
+hold a wrong record, error answers to descriptor, load and activation reads and to writes (in the middle and at the end of a layer and of
+the job), a memory that stops answering, soft resets spread over a whole job and shortly after its start.
 Checks: the status code, that the job ends, and that a good job started afterwards without a reset gives the levels of the functional
-network.
-Coverage: every :class:`Status` is asked for by name below.
+network, in memory that held something else wherever the job writes. Runs with error answers are compared with the model in every cycle, the good
+job after them included.
+Coverage: every :class:`Status` is asked for by name below; `WRITE_ERRORS` and `STRUCK` say when error answers come and resets strike.
+Faults: error answers to writes that are lost, a soft reset that does not reach the core or one of its blocks.
 """
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from neuroflex.config import PRESETS
 from neuroflex.formats import Status, descriptor_lines, pack_descriptor
+from neuroflex.hdl.sequencer import Phase
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate
-from neuroflex.tb.accelerator import Call, RtlAccelerator
+from neuroflex.sim.top import FIELDS
+from neuroflex.tb.accelerator import AcceleratorError, Call, RtlAccelerator
+from neuroflex.tb.compare import compare_calls
+from neuroflex.tb.coverage import Coverage
 from neuroflex.tb.networks import random_job
 
 SEED = 2058
@@ -43,13 +52,25 @@ def with_program(job, memory, **changes):
     return np.concatenate([memory, lines]), len(memory)
 
 
+def spoiled(job, memory):
+    """Memory with random contents in every tensor that the job writes."""
+    memory = memory.copy()
+    for name, place in job.placements.items():
+        if name != job.network.input.name:
+            lines = memory[place.base:place.base + place.lines]
+            lines[:] = np.random.default_rng(SEED).integers(0, 256, lines.shape)
+    return memory
+
+
 def recovers(accelerator, good, memory, calls, trace=None, pause=0):
-    """Run the calls and then the good job; the codes of the calls."""
+    """Run the calls and then the good job, whose results are not in memory before; the codes of the calls, and in which phases resets struck."""
     job, _, want = good
-    statuses, after = accelerator.run_calls(memory, [*calls, Call(program=job.program, pause=pause)], trace=trace)
+    before = spoiled(job, memory)
+    assert (job.output(before) != want).any()
+    statuses, phases, after = accelerator.run_calls(memory, [*calls, Call(program=job.program, pause=pause, lines=before)], trace=trace)
     assert statuses[-1] == Status.DONE
     np.testing.assert_array_equal(job.output(after), want)
-    return list(statuses[:-1])
+    return statuses[:-1], phases[:-1]
 
 
 WRONG = {
@@ -80,7 +101,7 @@ def test_wrong_descriptors(accelerator, good):
     for beyond in ((1 << TINY.address_bits) - descriptor_lines(TINY) + 1, (1 << TINY.address_bits) + job.program, 1 << 31):
         calls.append(Call(program=beyond))
         want.append(Status.BAD_PROGRAM)
-    assert recovers(accelerator, good, memory, calls) == want
+    assert recovers(accelerator, good, memory, calls)[0] == want
 
 
 def test_every_flipped_bit_is_a_wrong_checksum(accelerator, good):
@@ -92,7 +113,7 @@ def test_every_flipped_bit_is_a_wrong_checksum(accelerator, good):
         lines = memory[job.program:job.program + per].copy()
         lines.reshape(-1)[bit // 8] ^= 1 << bit % 8
         memory = np.concatenate([memory, lines])
-    assert recovers(accelerator, good, memory, calls) == [Status.BAD_CHECKSUM] * len(calls)
+    assert recovers(accelerator, good, memory, calls)[0] == [Status.BAD_CHECKSUM] * len(calls)
 
 
 def test_wrong_load_streams(accelerator, good):
@@ -119,17 +140,79 @@ def test_wrong_load_streams(accelerator, good):
         address = len(memory)
         memory, program = with_program(job, np.concatenate([memory, wrong]), load_address=address, load_lines=len(wrong))
         calls.append(Call(program=program))
-    assert recovers(accelerator, good, memory, calls) == [status for _, status in cases]
+    assert recovers(accelerator, good, memory, calls)[0] == [status for _, status in cases]
 
 
 def test_bus_errors(accelerator, good):
     """An error answer on a line of the descriptor, of the load stream, of activations."""
     job, memory, _ = good
     per, load = descriptor_lines(TINY), job.tiles[0].settings["load_lines"]
-    steady = MemoryTrace.constant(7)
     for line in (0, per - 1, per, per + load - 1, per + load, per + load + 2):
-        trace = MemoryTrace(steady.request_ready, steady.write_ready, steady.read_go, steady.latency, 7, error_line=line)
-        assert recovers(accelerator, good, memory, [Call(program=job.program)], trace) == [Status.BUS_ERROR], line
+        trace = replace(MemoryTrace.constant(7), error_line=line)
+        assert recovers(accelerator, good, memory, [Call(program=job.program)], trace)[0] == [Status.BUS_ERROR], line
+
+
+# When the error answer to a write comes, and in how many runs.
+WRITE_ERRORS = {"a layer runs": 6, "a layer's first": 3, "a layer's last": 3, "a descriptor comes": 3, "a descriptor is checked": 5, "weights come": 2,
+                "the job ends": 2, "the job's last": 2}
+
+
+@pytest.fixture(scope="module")
+def writer():
+    """A job in which every layer writes to memory, its input and its output."""
+    job, tensor = random_job(159, TINY, policy="all_ann", layers=2, size=20)
+    return job, tensor, evaluate(job.network, tensor[None], quantised=True).output[0]
+
+
+def strike(accelerator, writer, trace):
+    """Compare a job with an error answer, and the good job after it, with the model in every cycle; the phase and the layer that it met."""
+    job, tensor, want = writer
+    memory = job.with_input(tensor)
+    calls = [Call(program=job.program), Call(program=job.program, lines=spoiled(job, memory))]
+    done = compare_calls(accelerator, job, tensor, calls, memory=trace, lines=memory)
+    assert done.cycle_mismatches == 0, done.first
+    assert done.run.status == done.model.status == Status.DONE and done.value_mismatches == 0
+    assert recovers(accelerator, (job, None, want), memory, calls[:1], trace)[0] == [Status.BUS_ERROR]
+    shown = accelerator.bench._stim.unpack(done.run.stim, ["memory__write_done__valid", "memory__write_done__payload"])
+    at = np.flatnonzero(shown["memory__write_done__valid"] & shown["memory__write_done__payload"])
+    assert len(at) == 1
+    return (Phase(int(done.model.record.rows[at[0], FIELDS.index("phase")])), int(done.model.record.rows[at[0], FIELDS.index("layer")]))
+
+
+def test_bus_errors_on_writes(accelerator, writer):
+    """The first, a middle and the last write of each layer, and answers so late that the sequencer has gone on."""
+    job, tensor, _ = writer
+    coverage = Coverage("write errors", points=WRITE_ERRORS)
+    trace = MemoryTrace.constant(7)
+    clean = compare_calls(accelerator, job, tensor, [Call(program=job.program)], memory=trace)
+    assert clean.cycle_mismatches == clean.value_mismatches == 0
+    layer, valid = (clean.model.record.rows[:, FIELDS.index(name)] for name in ("layer", "write_valid"))
+    ready = accelerator.bench._stim.unpack(clean.run.stim, ["memory__write_data__ready"])["memory__write_data__ready"]
+    writes = layer[(valid & ready) == 1]
+    cases = []
+    for number in np.unique(writes):
+        own = np.flatnonzero(writes == number)
+        cases += [(own[0], "a layer's first"), (own[len(own) // 2], None), (own[-1], "a layer's last")]
+    cases.append((len(writes) - 1, "the job's last"))
+    late = [(int(np.flatnonzero(writes == 0)[-1]), latency) for latency in (40, 70, 100, 120, *range(132, 150, 2), 200, 400)]
+    for number, point in cases:
+        phase, _ = strike(accelerator, writer, replace(trace, error_write=int(number)))
+        if point:
+            coverage.hit(point)
+        count(coverage, phase)
+    for number, latency in [*late, *((len(writes) - 1, latency) for latency in (60, 110, *range(120, 128), 200, 300))]:
+        phase, at = strike(accelerator, writer, replace(trace, answer_latency=latency, error_write=number))
+        print(number, latency, phase, at)
+        coverage.hit("the job's last", number == len(writes) - 1)
+        count(coverage, phase)
+    short = {point: hits for point, hits in coverage.hits.items() if hits < WRITE_ERRORS[point]}
+    assert not short, f"hit less often than {WRITE_ERRORS}: {short}"
+
+
+def count(coverage, phase):
+    for point, phases in {"a layer runs": (Phase.RUN,), "a descriptor comes": (Phase.REQUEST, Phase.RECEIVE), "weights come": (Phase.LOAD,),
+                          "a descriptor is checked": (Phase.CHECKSUM, Phase.CHECK, Phase.DECIDE), "the job ends": (Phase.FINISH,)}.items():
+        coverage.hit(point, phase in phases)
 
 
 def silent(start, cycles=4000, period=400_000):
@@ -146,23 +229,70 @@ def test_watchdog(accelerator, good):
     length = accelerator.run(memory, program=job.program, trace=silent(300_000)).cycles
     struck = 0
     for start in np.linspace(8, length - 100, 12).astype(int):
-        codes = recovers(accelerator, good, memory, [Call(program=job.program, watchdog=500)], silent(int(start)), pause=6000)
+        codes, _ = recovers(accelerator, good, memory, [Call(program=job.program, watchdog=500)], silent(int(start)), pause=6000)
         assert codes[0] in (Status.WATCHDOG, Status.DONE)       # a job that needs no more reads ends well
         struck += codes[0] == Status.WATCHDOG
     assert struck >= 6
 
 
-@pytest.mark.parametrize("points", [24, pytest.param(400, marks=pytest.mark.long)])
-def test_soft_reset_at_any_time(accelerator, good, points):
+# In which phases soft resets have to strike, and in what part of their points at least.
+STRUCK = {"a busy job": 0.8, "INVALIDATE": 0.1, "REQUEST, RECEIVE, CHECKSUM, CHECK": 0.06, "LOAD": 0.1, "RUN": 0.2}
+
+
+def resets(accelerator, good, points):
+    """Soft resets at any time of a job, a run for each; hits of each point of `STRUCK`, and how many runs."""
     job, memory, _ = good
     rng = np.random.default_rng(SEED)
     trace = MemoryTrace.random(rng)
     length = accelerator.run(memory, program=job.program, trace=trace).cycles
-    for after in np.unique(np.concatenate([np.arange(0, 8), rng.integers(8, length, points)])):
-        recovers(accelerator, good, memory, [Call(program=job.program, reset_after=int(after))], trace, pause=3000)
+    coverage = Coverage("soft resets", points=STRUCK)
+    edges = np.linspace(8, length, points + 1).astype(int)
+    moments = np.concatenate([np.arange(8), rng.integers(edges[:-1], edges[1:])])      # one in each stretch
+    for after in moments:
+        (status,), (phase,) = recovers(accelerator, good, memory, [Call(program=job.program, reset_after=int(after))], trace, pause=3000)
+        busy = phase not in (Phase.IDLE, Phase.RETURN)
+        assert status == (Status.NONE if busy else Status.DONE), (after, phase)
+        coverage.hit("a busy job", busy)
+        for point in STRUCK:
+            coverage.hit(point, phase.name in point.split(", "))
+    return coverage.hits, len(moments)
+
+
+@pytest.mark.parametrize("points", [24, pytest.param(400, marks=pytest.mark.long)])
+def test_soft_reset_at_any_time(accelerator, good, points):
+    hits, runs = resets(accelerator, good, points)
+    print(f"seed {SEED}: {runs} resets, {hits}")
+    few = {point: count for point, count in hits.items() if count < STRUCK[point] * runs}
+    assert not few, f"struck less often than wanted: {few} of {runs}"
 
 
 def test_many_resets_in_a_row(accelerator, good):
     job, memory, _ = good
     calls = [Call(program=job.program, reset_after=50 * i, pause=2000 if i else 0) for i in range(20)]
-    recovers(accelerator, good, memory, calls, pause=2000)
+    statuses, phases = recovers(accelerator, good, memory, calls, pause=2000)
+    assert statuses == [Status.NONE] * 20 and Phase.IDLE not in phases
+
+
+def edit(module, pattern, replacement):
+    """An edit of the first such place of a module."""
+    return lambda text: re.sub(rf"(?ms)^(module \w*{module}\((?:(?!^endmodule).)*?){pattern}", rf"\g<1>{replacement}", text, count=1)
+
+
+FAULTS = {
+    "an error answer to a write is lost": edit("arbiter", r"write_error <= ", "write_error <= 1'h0 & "),
+    "a soft reset does not reach the core": edit("guard", r"if \(abandon\)", "if (1'h0)"),
+    "a soft reset does not reach the arbiter": edit("core", r"(arbiter arbiter \([^;]*?)\.core_reset\(core_reset\)", r"\g<2>.core_reset(1'h0)"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_seen(fault, good, writer):
+    """The checks above fail with a fault in the circuit; `test_bus_errors_on_writes` and `test_soft_reset_at_any_time` pass without."""
+    faulty = RtlAccelerator(TINY, verilog_edit=FAULTS[fault], quick=True)
+    with pytest.raises((AssertionError, AcceleratorError)) as seen:
+        if "write" in fault:
+            strike(faulty, writer, replace(MemoryTrace.constant(7), error_write=57))
+        else:
+            resets(faulty, good, 4)
+    print(f"{fault}: {str(seen.value).splitlines()[0]}")
