@@ -19,7 +19,7 @@ from neuroflex.sim.network import evaluate
 from neuroflex.sim.registers import RegisterModel
 from neuroflex.sim.run import final_memory, job_workloads, run_arrays
 from neuroflex.sim.top import FIELDS
-from neuroflex.tb.accelerator import Call
+from neuroflex.tb.accelerator import AcceleratorError, Call
 
 __all__ = ["COMPARED", "Comparison", "compare_calls", "compare_job"]
 
@@ -287,6 +287,11 @@ def compare_calls(accelerator, job, tensor, calls, *, memory=None, lines=None, t
     -------
     Comparison
         Its ``run`` has the status, layer and counters of the last call.
+
+    Raises
+    ------
+    AcceleratorError
+        When the RTL left memory or did not end; ``first`` is the first difference up to there.
     """
     memory = memory or MemoryTrace.constant()
     trace = evaluate(job.network, np.asarray(tensor)[None], quantised=True)
@@ -295,25 +300,36 @@ def compare_calls(accelerator, job, tensor, calls, *, memory=None, lines=None, t
     lines = job.with_input(tensor) if lines is None else lines
     untraced = run_arrays(job, arrays, memory, want)    # jumps over still cycles, a traced run does not
     whole = run_arrays(job, arrays, replace(memory, error_line=-1, error_write=-1), want)
-    run = accelerator.run(lines, calls=calls, trace=memory, take=take, layers=len(job.tiles) + 1, record=True,
-                          most=(whole.finished_at + 8192) * len(calls))
-    inputs = accelerator.bench._stim.unpack(run.stim, ["registers_request__valid", "registers_request__payload", "registers_response__ready",
+    error = None
+    try:
+        run = accelerator.run(lines, calls=calls, trace=memory, take=take, layers=len(job.tiles) + 1, record=True,
+                              most=(whole.finished_at + 8192) * len(calls))
+        seen, shown = run.stim, run.trace
+    except AcceleratorError as broken:
+        error, (seen, shown) = broken, broken.recorded
+    cycles = len(shown)
+    inputs = accelerator.bench._stim.unpack(seen, ["registers_request__valid", "registers_request__payload", "registers_response__ready",
                                                        "memory__read_data__valid", "memory__read_data__payload"])
-    ready = accelerator.bench._trace.unpack(run.trace, ["registers_request__ready"])["registers_request__ready"]
-    model = run_arrays(job, arrays, memory, want, cycles=run.cycles, memory=lines, starts=_starts(inputs, ready))
-    expected = _expected(job, model, inputs, run.cycles)
+    ready = accelerator.bench._trace.unpack(shown, ["registers_request__ready"])["registers_request__ready"]
+    model = run_arrays(job, arrays, memory, want, cycles=cycles, memory=lines, starts=_starts(inputs, ready))
+    expected = _expected(job, model, inputs, cycles)
     moved = (inputs["memory__read_data__valid"] == 1) & (model.record.rows[:, FIELDS.index("read_ready")] == 1)
     contents = final_memory(job, trace)
     _, _, loads, settings = _constant(job)
     arrived = np.atleast_2d(inputs["memory__read_data__payload"].T).T[moved].view(np.uint64)
+    # The model may have got more lines than RTL that went astray.
+    most = 1 + max(int(model.record.rows[:, FIELDS.index(name)].max(initial=-1)) for name in ("fill_line", "own_data_line"))
+    arrived = np.pad(arrived, ((0, max(0, most - len(arrived))), (0, 0)))
     tables = tuple(np.ascontiguousarray(table) for table in (_words(contents), arrived, loads, settings))
-    fields, wrong, first = _fields(accelerator), np.zeros(run.cycles, np.bool_), np.array([-1, -1])
-    _differences(run.trace, expected, fields, tables, wrong, first)
-    text = None if first[0] < 0 else _describe(run.trace, expected, fields[first[1]], tables, list(COMPARED)[first[1]], int(first[0]))
+    fields, wrong, first = _fields(accelerator), np.zeros(cycles, np.bool_), np.array([-1, -1])
+    _differences(shown, expected, fields, tables, wrong, first)
+    text = None if first[0] < 0 else _describe(shown, expected, fields[first[1]], tables, list(COMPARED)[first[1]], int(first[0]))
+    if error is not None:
+        raise AcceleratorError(str(error), first=text)
     if text is None and len(calls) == 1:
         text = _totals(run, model, untraced)
     output = job.output(run.memory)
-    return Comparison(cycles=run.cycles, cycle_mismatches=int(wrong.sum()) + (text is not None and first[0] < 0),
+    return Comparison(cycles=cycles, cycle_mismatches=int(wrong.sum()) + (text is not None and first[0] < 0),
                       value_mismatches=int((output != want).sum()), first=text, run=run, model=model, output=output)
 
 
