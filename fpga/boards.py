@@ -1,6 +1,6 @@
 """The boards: their parts, what these hold, and what an accelerator takes of them."""
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import neuroflex
@@ -27,8 +27,10 @@ class Board:
         As in ``docs/resources.json``: ``"ecp5"`` or ``"xilinx"``.
     holds : dict
         Kind (`KINDS`) → how many the part has.
+    blocks : tuple of str
+        Recorded blocks that stand around the accelerator.
     besides : dict
-        Kind → what the design takes besides the accelerator.
+        Kind → what the design takes besides all of them.
     config : str
         Preset that is built by default.
     clock_mhz : int
@@ -43,10 +45,11 @@ class Board:
     part: str
     family: str
     holds: dict
-    besides: dict
     config: str
     clock_mhz: int
     loader: str
+    blocks: tuple = ()
+    besides: dict = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     share: float = 1.0
 
     def room(self, kind):
@@ -55,7 +58,7 @@ class Board:
 
 
 _XC7Z020 = {"part": "xc7z020clg400-1", "family": "xilinx", "holds": {"lut": 53_200, "ff": 106_400, "dsp": 220, "bram": 140}, "share": 0.8,
-            "besides": {"lut": 1_700, "ff": 1_450, "dsp": 0, "bram": 0}, "config": "pynq_z2", "clock_mhz": 100}
+            "blocks": ("AxiLite", "JobQueue", "AxiMaster", "Axi3Bridge"), "config": "pynq_z2", "clock_mhz": 100}
 
 BOARDS = {board.name: board for board in (
     Board(name="ulx3s", part="LFE5U-85F", family="ecp5", holds={"lut": 83_640, "ff": 83_640, "dsp": 156, "bram": 208},
@@ -70,8 +73,8 @@ def _recorded():
     return json.loads(path.read_text()) if path.is_file() else {"blocks": {}}
 
 
-def estimate(config, family, recorded=None):
-    """What an accelerator takes, from the figures recorded for its blocks.
+def estimate(config, family, recorded=None, around=()):
+    """What an accelerator takes, from the figures recorded for its blocks, and for those around it.
 
     A block's figure is that of the preset of this name, else of the recorded preset with the same chunk size, else of the largest smaller one, so that the sum is rather too low.
 
@@ -81,6 +84,8 @@ def estimate(config, family, recorded=None):
     family : str
     recorded : dict, optional
         Contents of ``docs/resources.json``.
+    around : tuple of str
+        Further blocks.
 
     Returns
     -------
@@ -93,7 +98,7 @@ def estimate(config, family, recorded=None):
 
     blocks = (_recorded() if recorded is None else recorded)["blocks"]
     counts, missing = dict.fromkeys(KINDS, 0), []
-    for part in _PARTS:
+    for part in (*_PARTS, *around):
         rows = {name: row for name, row in blocks.get(part, {}).items() if family in row}
         near = [name for name in rows if PRESETS[name].chunk_bits <= config.chunk_bits]
         if not near:
@@ -114,7 +119,7 @@ def check_fit(board, config, recorded=None):
     DoesNotFit
         With what is over, and by how much.
     """
-    counts, missing = estimate(config, board.family, recorded)
+    counts, missing = estimate(config, board.family, recorded, board.blocks)
     needs = {kind: counts[kind] + board.besides[kind] for kind in KINDS}
     limit = f", of which {board.share:.0%} may be used" if board.share < 1 else ""
     over = [f"{needs[kind] - board.room(kind):,.0f} {what} too many ({needs[kind]:,.0f} of {board.holds[kind]:,}{limit})"

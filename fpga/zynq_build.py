@@ -15,7 +15,7 @@ import neuroflex
 from neuroflex import registers
 from neuroflex.atomic import write_atomically
 from neuroflex.eda.synthesis import xilinx_counts
-from neuroflex.eda.yosys import run_yosys
+from neuroflex.eda.yosys import flattened, run_yosys
 from neuroflex.fpga.boards import BOARDS, check_fit
 from neuroflex.fpga.c_driver import c_driver, c_program
 from neuroflex.fpga.hwh import ClockError, hardware_handoff
@@ -105,7 +105,7 @@ def build_zynq(board, config, folder, *, clock_mhz=None, network="digits", progr
 
     progress(STEPS[1])
     (folder / "yosys.log").write_text(run_yosys(
-        [f"read_verilog {NAME}.v", f"hierarchy -top {NAME}", "proc", "flatten", "opt_clean -purge", f"synth_xilinx -family xc7 -top {NAME}", "tee -q -o stat.json stat -json"], cwd=folder))
+        [f"read_verilog {NAME}.v", *flattened(NAME), f"synth_xilinx -family xc7 -top {NAME}", "tee -q -o stat.json stat -json"], cwd=folder))
     report = {"board": board.name, "part": board.part, "config": config.to_dict(), "board_clock_mhz": clock_mhz,
               **xilinx_counts(json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]), "clock_mhz": None, "longest_path": None,
               "bitstream": None, "stage": "synthesised", "archive": f"{NAME}_{board.name}.zip",
