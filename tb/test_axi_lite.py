@@ -80,6 +80,7 @@ def test_axi_lite(cycles):
     run(Bench(AxiLite(), name="axi_lite"), 31, cycles).require(10)
 
 
+@pytest.mark.long       # the whole shell runs under cocotb too
 def test_axi_lite_cocotb():
     run(Bench(AxiLite(), name="axi_lite"), 32, 800, engine="cocotb")
 

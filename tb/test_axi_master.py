@@ -122,6 +122,7 @@ def test_axi_master(preset, settings, cycles):
     assert environment.transactions > cycles // 40
 
 
+@pytest.mark.long       # the whole shell runs under cocotb too
 def test_axi_master_cocotb():
     config, axi = PRESETS["tiny"], AxiConfig()
     run(Bench(AxiMaster(config=config, axi=axi), name="axi_master"), config, axi, 82, 800, engine="cocotb")

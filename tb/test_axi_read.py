@@ -80,7 +80,7 @@ def test_axi_read(preset, settings, cycles):
     run(bench, config, axi, 52, cycles // 4, fast=True)
 
 
-@pytest.mark.long       # the master's cocotb case has this block in it
+@pytest.mark.long       # the whole shell runs under cocotb too
 def test_axi_read_cocotb():
     config, axi = PRESETS["tiny"], AxiConfig()
     run(Bench(AxiRead(config=config, axi=axi), name="axi_read"), config, axi, 53, 1_500, engine="cocotb")

@@ -82,7 +82,7 @@ def test_axi_split(preset, settings, cycles):
     run(Bench(AxiSplit(config=config, axi=axi), name="axi_split"), config, axi, 41, cycles).require(2)
 
 
-@pytest.mark.long       # the master's cocotb case has this block in it
+@pytest.mark.long       # the whole shell runs under cocotb too
 def test_axi_split_cocotb():
     config, axi = PRESETS["tiny"], AxiConfig()
     run(Bench(AxiSplit(config=config, axi=axi), name="axi_split"), config, axi, 42, 1_000, engine="cocotb")

@@ -105,7 +105,7 @@ def test_axi_write_long(seed):
         run(Bench(AxiWrite(config=config, axi=axi), name="axi_write"), config, axi, seed, 30_000, size=1 << 16)
 
 
-@pytest.mark.long       # the master's cocotb case has this block in it
+@pytest.mark.long       # the whole shell runs under cocotb too
 def test_axi_write_cocotb():
     config, axi = PRESETS["tiny"], AxiConfig()
     run(Bench(AxiWrite(config=config, axi=axi), name="axi_write"), config, axi, 71, 1_500, engine="cocotb")

@@ -134,6 +134,7 @@ def test_job_queue(cycles):
     run(Bench(JobQueue(axi=AXI), name="job_queue"), 91, cycles).require(5)
 
 
+@pytest.mark.long       # the whole shell runs under cocotb too
 def test_job_queue_cocotb():
     run(Bench(JobQueue(axi=AXI), name="job_queue"), 92, 800, engine="cocotb")
 

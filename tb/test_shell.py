@@ -191,7 +191,7 @@ def test_every_port_in_every_cycle_long(preset, settings, seeds):
     axi = AxiConfig(**settings)
     bench = shell_bench(PRESETS[preset], axi, quick=True)
     for seed in seeds:
-        session, vectors = vectors_of(bench, PRESETS[preset], axi, seed, rounds=6, cycles=120_000)
+        session, vectors = vectors_of(bench, PRESETS[preset], axi, seed, rounds=6, cycles=40_000)
         assert session.software.over
         session.coverage.require(1)
         bench.run(*vectors, seed=seed)
