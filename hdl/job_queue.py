@@ -71,7 +71,7 @@ class JobQueue(wiring.Component):
     core_irq : In(1)
     irq : Out(1)
     program_page, tensor_page, tensor_line : Out(32)
-        For :class:`~neuroflex.hdl.axi_split.AxiSplit`; ``tensor_page`` is that of the queued job while one is in work.
+        For :class:`~neuroflex.hdl.axi_split.AxiSplit`; ``tensor_page`` is that of the queued job from when the accelerator was found at rest until its end.
     """
 
     def __init__(self, *, axi):
@@ -99,7 +99,8 @@ class JobQueue(wiring.Component):
         result = Signal(result_layout())
         flush = Signal()
         direct_page = Signal(32)
-        m.d.comb += self.tensor_page.eq(Mux(step != Step.IDLE, job.page, direct_page))
+        waiting = (step == Step.IDLE) | (step == Step.CHECK)       # a direct job may be in work: memory is where it was told
+        m.d.comb += self.tensor_page.eq(Mux(waiting, direct_page, job.page))
 
         # The accelerator's register port, for one of the two at a time.
         access = Signal(Access)
@@ -132,11 +133,12 @@ class JobQueue(wiring.Component):
                     m.d.sync += access.eq(Access.NONE)
 
         self._queue(m, step, queue_ask, answered & ~for_host, jobs, results, job, result, flush)
-        self._host(m, host_here, host, host_wants, answered & for_host, step, jobs, results, flush, clear, direct_page)
+        under_way = for_host & (access != Access.NONE)
+        self._host(m, host_here, host, host_wants, under_way, answered & for_host, step, jobs, results, flush, clear, direct_page)
         return m
 
-    def _host(self, m, host_here, host, host_wants, answered, step, jobs, results, flush, clear, direct_page):
-        """Host accesses: the shell's registers, and what goes to the accelerator."""
+    def _host(self, m, host_here, host, host_wants, under_way, answered, step, jobs, results, flush, clear, direct_page):
+        """Host accesses: the shell's registers, and what goes to the accelerator. A write that is under way when a job begins is not refused any more."""
         telling = Signal()
         tell = Signal(register_response())
         enable = Signal()
@@ -144,7 +146,7 @@ class JobQueue(wiring.Component):
         queue_program = Signal(32)
         running = step != Step.IDLE
         shells = host.address[8:] == 1
-        refused = (host.address[8:] > 1) | (host.address[8:] == 0) & host.write & running
+        refused = (host.address[8:] > 1) | (host.address[8:] == 0) & host.write & running & ~under_way
         local = Signal()
         m.d.comb += [
             self.host_request.ready.eq(~host_here & ~telling), self.host_response.valid.eq(telling), self.host_response.payload.eq(tell),
@@ -221,7 +223,7 @@ class JobQueue(wiring.Component):
         with m.If(begin):
             m.d.sync += [step.eq(Step.CHECK), job.eq(jobs.o.payload)]
         with m.Elif(flush & ((step == Step.RUN) | answered & ~abandoning)):
-            m.d.sync += step.eq(Step.RESET)
+            m.d.sync += step.eq(Mux(step == Step.CHECK, Step.IDLE, Step.RESET))     # what runs before the job is not the queue's to abandon
         with m.Elif(answered):
             with m.Switch(step):
                 for case, after in following.items():

@@ -42,6 +42,7 @@ class JobQueueModel:
         self.jobs, self.results = StreamQueue(axi.jobs), StreamQueue(axi.jobs)
         self.work = self.wants = None       # script of the job in work, and what it has yielded last
         self.abandoning, self.page = False, 0
+        self.found_rest = False             # the job in work has seen that the accelerator does nothing
         self.host = self.told = None
         self.port, self.last = None, None   # (whose, payload, taken) of the access at the accelerator; whose the last one was
 
@@ -50,7 +51,7 @@ class JobQueueModel:
         return {"host_request__ready": int(self.host is None and self.told is None), "host_response__valid": int(self.told is not None),
                 "host_response__payload": self.told or 0, "core_request__valid": int(taken is False), "core_request__payload": payload,
                 "core_response__ready": int(taken is True), "irq": self.irq, "program_page": self.values["program_page"],
-                "tensor_page": self.page if self.work else self.values["tensor_page"], "tensor_line": self.values["tensor_line"]}
+                "tensor_page": self.page if self.work and self.found_rest else self.values["tensor_page"], "tensor_line": self.values["tensor_line"]}
 
     def _read(self, name):
         if name == "queue_control":
@@ -75,7 +76,8 @@ class JobQueueModel:
         if self.host is not None:
             address, write, data = self.host
             reg = next((r for r in regmap.SHELL_REGISTERS if r.offset == address & ~3), None)
-            if address >> 8 == 0 and not (write and running):
+            under_way = self.port is not None and self.port[0] == "host"
+            if address >> 8 == 0 and (under_way or not (write and running)):
                 host_wants = True
             elif reg is None:
                 told = 1 << 32
@@ -117,14 +119,15 @@ class JobQueueModel:
         cleared = not running
         if begins:
             program, self.page = self.jobs.head
-            self.work, self.abandoning = run_job(program), False
+            self.work, self.abandoning, self.found_rest = run_job(program), False, False
             self.wants = next(self.work)
         elif running and self.flush and not self.abandoning and (mine or self.wants == "interrupt"):
-            self.work, self.abandoning = abandon_job(), True
-            self.wants = next(self.work)
+            self.work, self.abandoning = (abandon_job(), True) if self.found_rest else (None, False)
+            self.wants = next(self.work) if self.work else None
         elif running and (mine or self.wants == "interrupt" and inputs["core_irq"]):
             try:
                 self.wants = self.work.send(answer & _WORD if mine else None)
+                self.found_rest |= self.wants == ("status", 1 << 1)
             except StopIteration as end:
                 self.work = self.wants = None
                 if self.abandoning:

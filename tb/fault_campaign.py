@@ -16,7 +16,7 @@ LONGEST_STALL = 10_000
 _RESET = None               # outcome of a job that was stopped by a reset or a flush
 KINDS = ("read refused", "write refused", "refusals at random", *(f"stall of {channel}" for channel in CHANNELS), "stall beyond the watchdog", "soft reset", "flush",
          "reset in a stall", "reset amid refusals", "flipped bit of a descriptor", "wrong words of a descriptor", "wrong length", "wrong field", "wrong words of weights",
-         "pages outside of memory", "wrong program address", "unmapped registers in a job", "writes in a job", "random registers")
+         "pages outside of memory", "wrong program address", "unmapped registers in a job", "writes in a job", "push in a direct job", "random registers")
 _CONSTANT = ("identity", "version", "config0", "config1", "shell")
 _KEPT = ("program_page", "tensor_page", "tensor_line", "queue_program", "watchdog")       # registers that nobody but software changes
 _LENGTHS = ("load_lines", "out_height", "out_width")
@@ -162,6 +162,8 @@ class Campaign:
             during = [(1, OFFSET[str(rng.choice(names))], int(rng.integers(1 << 32)), int(rng.choice([15, 15, 0, 5]))) for _ in range(30)]
             during += [(1, 4 * int(rng.integers(0x80, 0x400)), 1, 15) for _ in range(10)]       # before the job is over
             allowed = {Status.DONE}
+        elif kind == "push in a direct job":
+            queued, allowed = False, {Status.DONE}
         elif kind == "random registers":
             self.random_registers(500)
             self._rest()
@@ -191,6 +193,8 @@ class Campaign:
         if reset_after is not None:
             system.wait(reset_after)
             return _RESET, None
+        if self.kind == "push in a direct job" and program == self.job.program and after:
+            self._push_behind(after, bound)
         if during:
             system.wait(after % 300)
             system.accesses(*(np.array(column, np.uint64) for column in zip(*during)))
@@ -202,6 +206,21 @@ class Campaign:
             raise self._failure(f"the job did not end within {bound:,} cycles")
         code = Status(board.get("queue_result" if queued else "status") >> 8 & 255)
         return code, board.output(self.start)
+
+    def _push_behind(self, after, bound):
+        """A job for the queue while a direct one is in work, with tensors of its own: it must be good, and wait until the other one is over."""
+        system, board = self.system, self.board
+        start = board.place(1, self.tensor)
+        system.wait(after)
+        for name, value in (("queue_program", self.job.program), ("queue_control", 0x100), ("queue_push", board.pages(start))):
+            board.set(name, value)
+        begun = system.cycle
+        while not (word := board.get("queue_result")) & 1:
+            system.wait(50)
+            if system.cycle - begun > bound:
+                raise self._failure(f"the job behind it did not end within {bound:,} cycles")
+        if Status(word >> 8 & 255) != Status.DONE or not np.array_equal(board.output(start), self.want):
+            raise self._failure(f"the job behind it ended with {Status(word >> 8 & 255).name}, its levels are {'good' if np.array_equal(board.output(start), self.want) else 'wrong'}")
 
     def _good(self, queued):
         """The job as it should be."""

@@ -5,7 +5,8 @@ Plan
 Stimuli: a host that pushes jobs, takes results, reads and writes every register of both halves at random, flushes at any time, and runs jobs directly; the accelerator's register file
 (its model) behind it with jobs of random length and outcome; slow answers on both sides.
 Checks: every output in every cycle; jobs start in the order in which they were pushed, each gives one result with its own status and cycles, none is lost but by a flush; a
-write to the accelerator never gets through while a queued job is in work. Contract (formal, the first cycles from reset): what waits stays, each access has one answer.
+write to the accelerator never begins to get through while a queued job is in work; each access has one answer; the tensors' page of a job in work, direct or queued, stays. Contract (formal): each access has one answer, for all cycles; for the first ones from reset: what waits
+stays, and the host waits for nobody but the block within a bound.
 Faults: a result that is dropped, a flush that is forgotten must be seen.
 """
 from pathlib import Path
@@ -29,7 +30,7 @@ from neuroflex.tb.closed_loop import Offer, Take, closed_loop
 from neuroflex.tb.coverage import Coverage
 
 POINTS = ("push", "push refused", "result", "flush idle", "flush running", "write refused", "write passes", "read while running", "unmapped", "direct job",
-          "result queue full", "interrupt", "host waits")
+          "result queue full", "interrupt", "host waits", "write under way when a job begins", "push in a direct job", "flush before a job has begun")
 AXI = AxiConfig(jobs=4)
 PAYLOADS = {"host_response__payload": "host_response__valid", "core_request__payload": "core_request__valid"}
 OFFSET = {r.name: r.offset for r in regmap.REGISTERS + regmap.SHELL_REGISTERS}
@@ -70,7 +71,7 @@ class Traffic:
     def __init__(self, rng, model, coverage):
         self.rng, self.model, self.hit, self.core = rng, model, coverage.hit, Accelerator(rng)
         self.access, self.take, self.work = Offer(rng, 0.5), Take(rng, 0.7), []
-        self.number, self.lazy = 0, False
+        self.number, self.lazy, self.owed, self.page = 0, False, 0, None
 
     def _next(self):
         rng, kind = self.rng, self.rng.random()
@@ -90,6 +91,10 @@ class Traffic:
             return [("program", value), ("control", 0x101)]
         if kind < 0.58:
             return [("status", 2)]
+        if kind < 0.61:
+            return [("watchdog", value)] * 40       # long enough for jobs to end and begin
+        if kind < 0.63:
+            return [("program", value), ("control", 0x101), ("queue_push", value), *([("queue_control", 0x101)] * int(rng.integers(2)))]
         names = ("program_page", "tensor_page", "tensor_line", "watchdog", "queue_status", "queue_status", "status", "shell", "identity", "queue_push", 0x128, 0x1FC, 0x204, 0xF00, 0xFC)
         name = names[rng.integers(len(names))]
         return [(name, value if rng.random() < 0.3 and name != "queue_push" else None)]
@@ -106,7 +111,16 @@ class Traffic:
 
     def step(self, out, inputs):
         model, running = self.model, self.model.work is not None
-        self.access.step(out["host_request__ready"])
+        assert out["host_response__valid"] <= self.owed, "one answer to each access"
+        self.owed -= out["host_response__valid"] and inputs["host_response__ready"]
+        self.owed += self.access.step(out["host_request__ready"]) is not None
+        # The tensors of a job in work lie where they lay when it began: on its page, or on the host's if that began it.
+        if self.core.file.start:
+            self.page = model.page if running and model.found_rest else None
+        if self.core.left:
+            assert out["tensor_page"] == (model.values["tensor_page"] if self.page is None else self.page)
+        begins = not running and model.jobs.valid and model.results.ready and not model.flush
+        self.hit("write under way when a job begins", bool(begins and model.host and model.host[0] < 256 and model.host[1]))
         if model.host is not None:
             address, write, data = model.host
             name = next((name for name, offset in OFFSET.items() if offset == address), None)
@@ -115,7 +129,9 @@ class Traffic:
                                 "flush running": name == "queue_control" and write and data & 1 and running,
                                 "write refused": address < 256 and write and running, "write passes": address < 256 and write and not running,
                                 "read while running": address < 256 and not write and running, "unmapped": name is None,
-                                "direct job": name == "control" and write and not running, "host waits": address < 256 and model.port and model.port[0] == "queue"}.items():
+                                "direct job": name == "control" and write and not running, "push in a direct job": name == "queue_push" and write and self.core.left and not running,
+                                "flush before a job has begun": name == "queue_control" and write and data & 1 and running and not model.found_rest,
+                                "host waits": address < 256 and model.port and model.port[0] == "queue"}.items():
                 self.hit(point, bool(seen))
         for point, seen in {"result": model.results.valid, "result queue full": not model.results.ready and model.jobs.valid, "interrupt": out["irq"]}.items():
             self.hit(point, bool(seen))
@@ -129,9 +145,9 @@ def run(bench, seed, cycles, engine="library"):
     return coverage
 
 
-@pytest.mark.parametrize("cycles", [16_000, pytest.param(400_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cycles", [20_000, pytest.param(400_000, marks=pytest.mark.long)])
 def test_job_queue(cycles):
-    run(Bench(JobQueue(axi=AXI), name="job_queue"), 91, cycles).require(5)
+    run(Bench(JobQueue(axi=AXI), name="job_queue"), 91, cycles).require(3)
 
 
 @pytest.mark.long       # the whole shell runs under cocotb too
@@ -168,7 +184,7 @@ def test_jobs_in_order():
         if pushed < 12 and not access("queue_push", 1000 + pushed) >> 32:
             pushed += 1
         if access("queue_result") & 1:
-            assert model.outputs()["tensor_page"] in range(1000, 1012) or model.work is None
+            assert model.outputs()["tensor_page"] in range(1000, 1012) or model.work is None or not model.found_rest
             results.append((access("queue_result"), access("queue_result_cycles")))
             access("queue_result", 1)
     assert core.started == [77] * 12
@@ -234,6 +250,31 @@ class Contract(wiring.Component):
         return m
 
 
+class OneAnswer(wiring.Component):
+    """Any host, any register port, any results: an answer only to an access that was taken, and no access before it. For all cycles: jobs end late."""
+
+    def __init__(self, core=JobQueue):
+        self._core = core
+        super().__init__({name: In(width) for name, width in (
+            ("valid", 1), ("address", 12), ("write", 1), ("ready", 1), ("take", 1), ("answer", 1), ("idle", 1), ("irq", 1), ("data", 1))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.queue = queue = self._core(axi=AXI)
+        host, told, ask, core = queue.host_request, queue.host_response, queue.core_request, queue.core_response
+        m.d.comb += [
+            Assume(~ResetSignal()), host.valid.eq(self.valid), host.payload.address.eq(self.address), host.payload.write.eq(self.write), host.payload.data.eq(self.data),
+            told.ready.eq(self.ready), ask.ready.eq(self.take), core.valid.eq(self.answer), core.payload.data.eq(self.idle), queue.core_irq.eq(self.irq),
+        ]
+        owed = Signal()
+        m.d.comb += [Assert(~told.valid | owed), Assert(~owed | ~host.ready)]
+        with m.If(host.valid & host.ready):
+            m.d.sync += owed.eq(1)
+        with m.Elif(told.valid & told.ready):
+            m.d.sync += owed.eq(0)
+        return m
+
+
 class Impatient(JobQueue):
     """Answers the host although the accelerator has not."""
 
@@ -242,6 +283,13 @@ class Impatient(JobQueue):
         with m.If(self.core_request.valid):
             m.d.comb += self.host_response.valid.eq(1)
         return m
+
+
+@pytest.mark.formal
+def test_one_answer():
+    prove(OneAnswer())
+    with pytest.raises(ProofFailed):
+        prove(OneAnswer(core=Impatient))
 
 
 @pytest.mark.formal
