@@ -62,12 +62,12 @@ def test_campaign():
 def test_campaign_long():
     """The figures of docs/reliability.md."""
     runs = []
-    for seed in range(SEED, SEED + 8):
+    for seed in range(SEED, SEED + 4):
         with opened(quick=False, seed=seed) as system:
             runs.append(campaign(system, seed))
             runs[-1].run(10 * len(KINDS))
             runs[-1].count()
-    reported(runs, 80, CODES + MORE_CODES)
+    reported(runs, 40, CODES + MORE_CODES)
 
 
 @pytest.mark.long
