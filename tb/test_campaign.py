@@ -39,6 +39,7 @@ def reported(runs, each, codes):
     """Print what happened, and fail when too little did."""
     events, accesses, responses, faults = (sum((getattr(run, name) for run in runs[1:]), getattr(runs[0], name)) for name in ("events", "accesses", "responses", "faults"))
     print(f"\nseeds {', '.join(str(run.seed) for run in runs)}: {events.total():,} events, {sum(run.cycles for run in runs):,} cycles, longest job {max(run.longest for run in runs):,} cycles")
+    print(f"the job: {', '.join(f'{run.length:,} cycles, {run.reads} read and {run.writes} write bursts' for run in runs)}")
     print(f"{dict(faults)}\n{dict(responses)}\n{accesses.total():,} random register accesses: {dict(accesses)}")
     runs[0].events = events
     print("\n".join(runs[0].table()))
