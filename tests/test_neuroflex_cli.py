@@ -103,7 +103,7 @@ def test_a_run_that_does_not_end_is_no_traceback(call, monkeypatch):
     (["sweep", "vgg16", "nothing"], "neither a shape (vgg16,"),
     (["bench", "--config", "huge"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),
     (["generate", "--config", "huge", "-o", "x"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),
-    (["build", "--board", "breadboard"], "'breadboard' is not 'ulx3s'"),
+    (["build", "--board", "breadboard"], "'breadboard' is not one of 'ulx3s', 'pynq_z2', 'arty_z7_20'"),
     (["import", "nothing.onnx", "-o", "x.npz"], "nothing.onnx"),
     (["simulate", "digits", "--config", "huge"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),
     (["simulate", "digits", "--first", "359", "--images", "2"], "holds 360 test images"),
