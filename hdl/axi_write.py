@@ -1,5 +1,5 @@
 """Lines as the beats of write bursts on an AXI4 bus."""
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 

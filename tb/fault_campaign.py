@@ -3,7 +3,6 @@ from collections import Counter
 
 import numpy as np
 
-from neuroflex import registers as regmap
 from neuroflex.axi import PAGE_BYTES, Response
 from neuroflex.formats import Status, descriptor_lines, pack_descriptor
 from neuroflex.tb.axi_board import OFFSET, PROGRAM_AT, Board

@@ -9,7 +9,6 @@ Coverage: events of each kind, each outcome that must come about, each response 
 Faults: a system that does not tell of refusals must be caught reporting wrong results as good (so must, in the long run, a reader that ignores RRESP), one that never answers must be caught
 hanging.
 """
-import numpy as np
 import pytest
 
 from neuroflex.axi import AxiConfig
@@ -17,13 +16,13 @@ from neuroflex.config import PRESETS
 from neuroflex.formats import Status
 from neuroflex.sim.network import evaluate
 from neuroflex.tb.axi_system import AxiSystem
-from neuroflex.tb.fault_campaign import KINDS, WATCHDOG, Campaign, CampaignFailure
+from neuroflex.tb.fault_campaign import KINDS, Campaign, CampaignFailure
 from neuroflex.tb.networks import random_job
 
 TINY, SHELL = PRESETS["tiny"], AxiConfig(jobs=4)
 SEED = 7007
-CODES = (Status.DONE, Status.BUS_ERROR, Status.BAD_CHECKSUM, Status.WATCHDOG)       # outcomes that even a short campaign must see
-MORE_CODES = (Status.BAD_PROGRAM, Status.BAD_SOURCE, Status.BAD_OUTPUT, Status.BAD_LOAD_RECORD, Status.BAD_LOAD_LENGTH)
+CODES = (Status.DONE, Status.BUS_ERROR, Status.BAD_CHECKSUM)       # outcomes that even a short campaign must see
+MORE_CODES = (Status.WATCHDOG, Status.BAD_PROGRAM, Status.BAD_SOURCE, Status.BAD_OUTPUT, Status.BAD_LOAD_RECORD, Status.BAD_LOAD_LENGTH)
 
 
 def opened(*, quick=True, seed=SEED, verilog_edit=None):
@@ -45,7 +44,8 @@ def reported(runs, each, codes):
     print("\n".join(runs[0].table()))
     few = [kind for kind in KINDS if sum(n for (k, _), n in events.items() if k == kind) < each]
     few += [code.name for code in codes if not any(outcome == code.name for _, outcome in events)]
-    few += [f"{way} {name}" for way in ("read", "write") for name in ("SLVERR", "DECERR") if not responses[f"{way} {name}"]]
+    if set(MORE_CODES) <= set(codes):       # a few events may all have the same one
+        few += [f"{way} {name}" for way in ("read", "write") for name in ("SLVERR", "DECERR") if not responses[f"{way} {name}"]]
     few += [name for name in ("reads refused", "writes refused", "cycles stalled") if not faults[name]]
     few += [name for name in ("read", "write", "unmapped", "write refused", "write, some strobes", "write, no strobes") if not accesses[name]]
     assert not few, f"seen too rarely: {', '.join(few)}"
@@ -85,11 +85,11 @@ def test_a_million_register_accesses():
 
 
 def test_untold_errors_are_seen():
-    """The campaign's own check: refused bursts whose response is OKAY give wrong results that are reported as good."""
+    """The campaign's own check: refused bursts whose response is OKAY give wrong results that are reported as good, or jobs that do not notice where memory ends."""
     with opened() as system:
         run = campaign(system, SEED)
         run.manners = {"lies": True}
-        with pytest.raises(CampaignFailure, match="refused.*a wrong result was reported as good"):
+        with pytest.raises(CampaignFailure, match="a wrong result was reported as good|not with BUS_ERROR"):
             run.run(len(KINDS))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from neuroflex import fpga, registers
 from neuroflex.config import PRESETS
-from neuroflex.flow import compile_network, simulate_model
+from neuroflex.flow import simulate_model
 from neuroflex.formats import Status
 from neuroflex.program import program_image
 from neuroflex.sim.network import evaluate, quantise
