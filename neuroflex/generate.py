@@ -172,6 +172,28 @@ def files_match(folder, manifest):
         return False
 
 
+def _check_replaceable(folder):
+    """Raise `GenerateError` unless nothing but what `generate` wrote would be lost with the folder."""
+    if folder.exists() and not folder.is_dir():
+        raise GenerateError(f"{folder} is a file; give the name of a folder to make")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise GenerateError(f"{folder} holds files that were not generated (it has no {MANIFEST}); give a new or an empty folder") from None
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or not {"top", "sources", "files"} <= set(manifest) or not isinstance(manifest["files"], dict):
+        raise GenerateError(f"{folder} holds files that were not generated (its {MANIFEST} is not one of `neuroflex generate`); give a new or an empty folder")
+    found = {(Path(path) / name).relative_to(folder).as_posix()
+             for path, folders, files in os.walk(folder) for name in [*files, *(name for name in folders if (Path(path) / name).is_symlink())]}
+    extra = sorted(found - set(manifest["files"]) - {MANIFEST})
+    if extra:
+        names = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
+        raise GenerateError(f"{folder} holds files that were not generated: {names}; move them elsewhere, or give a new or an empty folder")
+
+
 def generate(config, folder, *, lint=False, axi=None, show=None):
     """Write an accelerator's files, all of them or none.
 
@@ -181,7 +203,7 @@ def generate(config, folder, *, lint=False, axi=None, show=None):
     ----------
     config : ArchConfig
     folder : path
-        Replaced when an earlier call made it; refused when it holds anything else.
+        Replaced when an earlier call made it and all its files are in its manifest; refused when it holds anything else.
     lint : bool
         Let ``verilator --lint-only -Wall`` read the Verilog; its findings are in the result.
     axi : AxiConfig, optional
@@ -199,10 +221,7 @@ def generate(config, folder, *, lint=False, axi=None, show=None):
         When the folder holds files that are not generated.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise GenerateError(f"{folder} is a file; give the name of a folder to make")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise GenerateError(f"{folder} holds files that were not generated (it has no {MANIFEST}); give a new or an empty folder")
+    _check_replaceable(folder)
     top, show, warnings = top_name(config, axi), show or Silent(), None
     with show.step(f"describe {top} in Amaranth and write its Verilog with Yosys"):
         files = design_files(config, axi)
@@ -216,20 +235,19 @@ def generate(config, folder, *, lint=False, axi=None, show=None):
                            **({"axi": dataclasses.asdict(axi)} if axi else {}), "files": sums}, indent=2) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    new, old = work / "new", work / "old"
     try:
-        new = work / "new"
         for path, text in {**files, MANIFEST: manifest}.items():
             target = new / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
+        _check_replaceable(folder)      # again: the texts took a while
         if folder.exists():
-            os.rename(folder, work / "old")
-        try:
-            os.rename(new, folder)
-        except OSError:
-            if (work / "old").exists():
-                os.rename(work / "old", folder)
-            raise
+            os.rename(folder, old)
+        os.rename(new, folder)
     finally:
+        # Whatever came between the two renames, an interrupt included: first the old folder goes back, then the rest is deleted.
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
         shutil.rmtree(work, ignore_errors=True)
     return Generated(folder=folder, top=top, files=sums, warnings=warnings)

@@ -2,6 +2,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 
 import pytest
@@ -95,6 +96,51 @@ def test_foreign_folder_is_refused(tmp_path):
     with pytest.raises(GenerateError, match="holds files that were not generated"):
         generate(PRESETS["tiny"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "no JSON", '{"manifest_version": 3, "name": "a browser extension"}', '{"top": "t", "sources": "s", "files": ["mine.txt"]}'])
+def test_foreign_manifest_is_refused(tmp_path, manifest):
+    """Other programs' folders hold a file of that name as well."""
+    (tmp_path / MANIFEST).write_text(manifest)
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(GenerateError, match="its manifest.json is not one of `neuroflex generate`"):
+        generate(PRESETS["tiny"], tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {MANIFEST: manifest, "mine.txt": "keep me"}
+
+
+def test_files_added_to_a_generated_folder_are_kept(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    monkeypatch.setattr(module, "design_files", lambda config, axi: {"rtl/a.v": "generated"})
+    generate(PRESETS["tiny"], folder)
+    (folder / "rtl" / "testbench.v").write_text("keep me")
+    (folder / "elsewhere").symlink_to(tmp_path)
+    with pytest.raises(GenerateError, match="not generated: elsewhere, rtl/testbench.v; move them"):
+        generate(PRESETS["tiny"], folder)
+    assert (folder / "rtl" / "testbench.v").read_text() == "keep me"
+    (folder / "rtl" / "testbench.v").unlink()
+    (folder / "elsewhere").unlink()
+    (folder / "rtl" / "a.v").unlink()           # nothing is lost by replacing what lacks a file
+    generate(PRESETS["tiny"], folder)
+    assert (folder / "rtl" / "a.v").read_text() == "generated"
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+def test_interrupt_between_the_renames_leaves_the_old_folder(tmp_path, monkeypatch, failure):
+    folder, rename = tmp_path / "out", os.rename
+    monkeypatch.setattr(module, "design_files", lambda config, axi: {"a.txt": "old"})
+    generate(PRESETS["tiny"], folder)
+
+    def interrupted(source, target):
+        if source.name == "new":
+            raise failure
+        rename(source, target)
+
+    monkeypatch.setattr(module, "design_files", lambda config, axi: {"a.txt": "new"})
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(failure):
+        generate(PRESETS["tiny"], folder)
+    assert (folder / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_failure_leaves_the_old_folder(tmp_path, monkeypatch):
