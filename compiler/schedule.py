@@ -3,7 +3,7 @@
 The split between the cores minimises the energy-delay product (EDP), the columns of a core are packed longest first, and every published control is there to compare with. ``docs/scheduling.md`` explains the method.
 """
 
-__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "longest_first", "profile", "schedule", "schedule_network", "schedule_tiles"]
+__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "columns_per_pe", "longest_first", "profile", "schedule", "schedule_network", "schedule_tiles"]
 
 from dataclasses import dataclass
 
@@ -369,6 +369,11 @@ def profile(network, images=None):
     return evaluate(network, images)
 
 
+def columns_per_pe(plans, config):
+    """Columns of a layer's tile that a PE has in the mean, at least 1: they share what it spends on a chunk."""
+    return max(float(np.mean([len(plan.columns) << plan.groups_log2 for plan in plans])) / (config.ann_pes + config.snn_pes), 1.0)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkSchedule:
     """Schedules of all tiles of a network, by layer name; called with a layer and a tile's plan, as lowering does, it gives
@@ -429,7 +434,8 @@ def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0,
     model, energy = model or CostModel(), energy or energy_table()
     work = []
     for layer in network.layers:
-        costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy)
+        costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy,
+                             per_pe=columns_per_pe(plans[layer.name], config))
         work += [(layer.name, plan, costs.take(plan.columns)) for plan in plans[layer.name]]
     by_layer = {layer.name: [] for layer in network.layers}
     for (name, _, _), one in zip(work, schedule_tiles(work, config, method=method, seed=seed, fixed_cycles=fixed_cycles)):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from neuroflex import flow
-from neuroflex.compiler.schedule import profile
+from neuroflex.compiler.schedule import columns_per_pe, profile
 from neuroflex.formats import Status
 from neuroflex.generate import MANIFEST, files_match, generate, sources_digest
 from neuroflex.progress import Silent, preparation
@@ -94,10 +94,10 @@ def _columns(job):
     """Costs and split of each layer's columns."""
     trace, found = profile(job.network), {}
     for layer in job.network.layers:
-        costs = column_costs(job.network, layer, trace.layers[layer.name], job.config)
+        tiles = [tile for tile in job.tiles if tile.layer == layer.name]
+        costs = column_costs(job.network, layer, trace.layers[layer.name], job.config, per_pe=columns_per_pe(tiles, job.config))
         core = np.zeros(layer.columns, np.int64)
-        for tile in job.tiles:
-            if tile.layer == layer.name:
-                core[tile.columns] = tile.core
+        for tile in tiles:
+            core[tile.columns] = tile.core
         found[layer.name] = {"delay": costs.delay, "energy": costs.energy, "core": core, "spiking": costs.spiking}
     return found

@@ -9,7 +9,7 @@ import numpy as np
 from neuroflex.compiler.lower import load_cycles, lower, plan_tiles
 from neuroflex.compiler.schedule import profile, schedule_network
 from neuroflex.formats import Core, StallCause, Status
-from neuroflex.sim.cost import column_costs
+from neuroflex.sim.cost import placed_energy
 from neuroflex.sim.energy import energy_table
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate
@@ -180,12 +180,10 @@ def verify(job, tensor, *, memory=None):
 def energy_pj(job, tensor):
     """Energy of a job in pJ: events counted for this very input, times coefficients that are assumed (`neuroflex.sim.energy`)."""
     trace = evaluate(job.network, np.asarray(tensor)[None], quantised=True)
-    total = 0.0
+    tiles = {}
     for tile in job.tiles:
-        layer = job.network.layer(tile.layer)
-        costs = column_costs(job.network, layer, trace.layers[layer.name], job.config)
-        total += float(costs.energy[tile.core, tile.columns].sum())
-    return total
+        tiles.setdefault(tile.layer, []).append(tile)
+    return sum(placed_energy(job.network, job.network.layer(name), trace.layers[name], job.config, placed) for name, placed in tiles.items())
 
 
 def timeline(job, tensor, *, memory=None):

@@ -1,6 +1,6 @@
 """Cost of a column on either core: cycles on its PE and energy, from the matches that calibration counted."""
 
-__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "neuron_steps"]
+__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "neuron_steps", "placed_energy"]
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from neuroflex.sim.energy import energy_table
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """Cycles that a column takes on its PE: ``row · rows + match · matches`` for each core.
+    """Cycles that a column takes on its PE: ``row · rows + match · matches`` for each core, or half a cycle per chunk of every row where that is more.
 
     The defaults were fitted by ``scripts/fit_cost.py`` to the cycles of the ``paper`` preset: laggy drain and neurons are hidden
-    behind the next row, so both cores cost about a cycle per row and column besides their matches. Narrow chunks cost more per
-    row (``small``: 1.8 cycles on the ANN, 2.4 on the SNN core), since the scanner shows.
+    behind the next row, so both cores cost about a cycle per row and column besides their matches. With narrow chunks and few matches the PE waits
+    for its scanner, which reads the masks of two columns per cycle.
     """
 
     ann_row: float = 0.97
@@ -29,10 +29,10 @@ class CostModel:
             if not np.isfinite(value) or value < 0:
                 raise ValueError(f"cost model: {name} must not be negative, it is {value!r}")
 
-    @classmethod
-    def fitted(cls, *, ann, snn):
-        """From two fits, each the ``(row, match)`` that `fit` returned."""
-        return cls(ann_row=ann[0], ann_match=ann[1], snn_row=snn[0], snn_match=snn[1])
+    def delay(self, core, *, rows, matches, chunks):
+        """Cycles of columns with so many ``matches`` in so many ``rows`` of so many ``chunks``."""
+        row, match = (self.ann_row, self.ann_match) if core == Core.ANN else (self.snn_row, self.snn_match)
+        return np.maximum(row * rows + match * matches, rows * chunks / 2)
 
 
 def fit(matches, cycles, rows=1):
@@ -100,7 +100,11 @@ def neuron_steps(levels_in, levels_out):
     return levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out
 
 
-def column_costs(network, layer, trace, config, *, model=None, energy=None):
+def _row_chunks(network, layer, config):
+    return sum(s.entries(-(-network.shape(part)[0] // config.chunk_bits)) for s in layer.sources for part in network.parts(s.tensor))
+
+
+def column_costs(network, layer, trace, config, *, model=None, energy=None, per_pe=None):
     """Costs of a layer's columns from a calibration run.
 
     Parameters
@@ -115,6 +119,9 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None):
     model : CostModel, optional
     energy : dict, optional
         From `neuroflex.sim.energy.energy_table`.
+    per_pe : float, optional
+        Columns that share what a PE spends on a chunk; as many as PEs have in the mean, by default. What really is spent depends on
+        which PEs have columns, see `placed_energy`.
     """
     model = model or CostModel()
     pj = energy or energy_table()
@@ -124,8 +131,8 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None):
     levels_in = int(network.input_levels(layer).max())
     levels_out = layer.levels.astype(np.int64)
 
-    chunks = sum(s.entries(-(-network.shape(part)[0] // config.chunk_bits)) for s in layer.sources for part in network.parts(s.tensor))
-    per_pe = max(layer.columns / (config.ann_pes + config.snn_pes), 1.0)
+    chunks = _row_chunks(network, layer, config)
+    per_pe = per_pe or max(layer.columns / (config.ann_pes + config.snn_pes), 1.0)
     bits = np.array([int(level).bit_length() for level in levels_out])
     steps = neuron_steps(levels_in, levels_out)
     lacking = levels_in * matches - trace.level_sum / images
@@ -138,11 +145,37 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None):
     snn = (matches * pj["pseudo"] + several * (matches * (level + pj["speculation"]) + lacking * pj["correction"]) + rows * chunks * laggy / per_pe
            + rows * (pj["snn_output"] + steps * pj["pascif_step"]))
     delay = np.empty((2, layer.columns))
-    delay[Core.ANN] = model.ann_row * rows + model.ann_match * matches
-    delay[Core.SNN] = model.snn_row * rows + model.snn_match * matches
+    for core in Core:
+        delay[core] = model.delay(core, rows=rows, matches=matches, chunks=chunks)
 
     reach = np.abs(layer.weights.astype(np.int64)).sum(axis=0)
     spiking = (levels_out <= config.snn_levels) & (levels_in <= config.snn_levels) & (reach < 1 << config.snn_acc_bits - 1)
     energy = np.stack([common + ann + delay[Core.ANN] * pj["ann_cycle"], common + snn + delay[Core.SNN] * pj["snn_cycle"]])
     return ColumnCosts(delay=delay, energy=energy, spiking=spiking,
                        size=np.count_nonzero(layer.weights, axis=0).astype(np.int64))
+
+
+def placed_energy(network, layer, trace, config, tiles, *, energy=None):
+    """Energy of a layer in pJ per image, from its events: those of its columns, and those of each chunk that a PE takes.
+
+    A row's chunks go to all PEs of its group that have columns of the tile, and each of them takes every one, however many columns it has.
+
+    Parameters
+    ----------
+    network, layer, trace, config, energy
+        As for `column_costs`.
+    tiles : iterable
+        The layer's tiles: objects with ``columns``, ``core`` and ``pe``, int arrays of equal lengths; PEs are counted within a group.
+
+    Returns
+    -------
+    float
+    """
+    pj = energy or energy_table()
+    costs = column_costs(network, layer, trace, config, energy=pj, per_pe=np.inf)
+    taken = trace.rows * _row_chunks(network, layer, config) * config.chunk_bits / 128
+    total = 0.0
+    for tile in tiles:
+        taking = {core: len(np.unique(tile.pe[tile.core == core])) for core in Core}
+        total += float(costs.energy[tile.core, tile.columns].sum()) + taken * (pj["chunk"] * sum(taking.values()) + pj["laggy_chunk"] * taking[Core.SNN])
+    return total

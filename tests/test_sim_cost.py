@@ -1,13 +1,22 @@
 """Cost model: fitted coefficients, the energy table and which columns the SNN core can take."""
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from neuroflex import zoo
+from neuroflex.compiler.lower import row_chunks
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
-from neuroflex.sim.cost import ColumnCosts, CostModel, column_costs, fit
+from neuroflex.sim.cost import ColumnCosts, CostModel, column_costs, fit, placed_energy
 from neuroflex.sim.energy import EVENTS, SETS, energy_table, markdown
 from neuroflex.sim.network import evaluate
+
+_spec = importlib.util.spec_from_file_location("fit_cost", Path(__file__).parent.parent / "scripts" / "fit_cost.py")
+fit_cost = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fit_cost)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,6 @@ def test_fit_stays_on_the_axes_where_the_line_would_be_negative():
 
 
 def test_model_refuses_negative_coefficients():
-    assert CostModel.fitted(ann=(1, 2), snn=(3, 4)) == CostModel(ann_row=1, ann_match=2, snn_row=3, snn_match=4)
     with pytest.raises(ValueError, match="snn_row must not be negative"):
         CostModel(snn_row=-1)
 
@@ -101,3 +109,36 @@ def test_columns_that_the_snn_core_cannot_take(digits):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"delay has shape \(2, 3\), not \(2, 2\)"):
         ColumnCosts(delay=np.ones((2, 3)), energy=np.ones((2, 2)), spiking=np.ones(2, bool), size=np.ones(2, int))
+
+
+def test_chunks_are_paid_by_every_pe_that_has_columns(digits):
+    """One image, laggy prefix sums alone: as many as chunks that SNN PEs with columns take."""
+    network, _ = digits
+    trace = evaluate(network, network.examples.calibration_images[:1])
+    layer, config = network.layer("act2"), PRESETS["tiny"]
+    energy = dict.fromkeys(energy_table(), 0.0) | {"laggy_chunk": 128 / config.chunk_bits}
+    run = trace.layers["act2"]
+    chunks = run.rows * row_chunks(network, layer, config)
+
+    def tile(columns, core, pe):
+        return SimpleNamespace(columns=np.arange(*columns), core=np.asarray(core), pe=np.asarray(pe))
+
+    def spent(*tiles):
+        return placed_energy(network, layer, run, config, tiles, energy=energy)
+
+    assert spent(tile((0, 4), [1, 1, 1, 1], [0, 1, 0, 1])) == 2 * chunks
+    assert spent(tile((0, 4), [1, 1, 1, 1], [0, 0, 0, 0])) == chunks
+    assert spent(tile((0, 4), [0, 1, 0, 0], [0, 1, 0, 1])) == chunks == spent(tile((0, 4), [0, 1, 1, 0], [0, 1, 1, 1]))
+    assert spent(tile((0, 2), [0, 0], [0, 1])) == 0
+    assert spent(tile((0, 2), [1, 1], [0, 1]), tile((2, 4), [1, 1], [0, 0])) == 3 * chunks
+
+
+@pytest.mark.parametrize("core", Core)
+def test_predicted_cycles_are_those_of_the_golden_model(core):
+    """Busiest PE of synthetic layers on `tiny`, by matches and by the scanner."""
+    table = np.array([one for densities in ((0.3, 0.3), (0.26, 0.05), (0.26, 0.02))
+                      for one in fit_cost.samples(PRESETS["tiny"], core, 288, densities, seed=5)])
+    matches, rows, scans, cycles = table.T
+    predicted = CostModel().delay(core, rows=rows, matches=matches, chunks=2 * scans / rows)
+    assert (scans > rows + matches).any() and (scans < matches).any()
+    assert np.abs(predicted / cycles - 1).max() < 0.25

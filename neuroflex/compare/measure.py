@@ -12,10 +12,10 @@ from neuroflex.compare import baselines
 from neuroflex.compare.shaped import chained_network, shaped_layer
 from neuroflex.compare.shapes import SHAPES, host_work
 from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles, row_chunks
-from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, profile, schedule, schedule_tiles
+from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, columns_per_pe, profile, schedule, schedule_tiles
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
-from neuroflex.sim.cost import column_costs, neuron_steps
+from neuroflex.sim.cost import column_costs, neuron_steps, placed_energy
 from neuroflex.sim.energy import energy_table
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate, quantise
@@ -186,13 +186,9 @@ class _Runner:
         scale = np.where(np.isin(np.arange(_CAUSES + 2), FIXED), 1.0, 1 / part.fraction)
         for layer in network.layers:
             sums = layers[layer.name]
-            core = np.empty(layer.columns, np.int64)
-            for tile in schedules.tiles[layer.name]:
-                core[tile.columns] = tile.core
-            costs = column_costs(network, layer, part.trace.layers[layer.name], config, energy=self.energy)
             sums.counts *= scale
-            sums.energy = float(costs.energy[core, np.arange(layer.columns)].sum()) / part.fraction
-            sums.spiking = int((core == Core.SNN).sum())
+            sums.energy = placed_energy(network, layer, part.trace.layers[layer.name], config, schedules.tiles[layer.name], energy=self.energy) / part.fraction
+            sums.spiking = sum(int((tile.core == Core.SNN).sum()) for tile in schedules.tiles[layer.name])
             sums.beats /= part.fraction
         return layers, seconds
 
@@ -218,9 +214,10 @@ def _schedules(subject, config, energy, seed, show):
     for part in show.track(subject.parts, f"{subject.name}: costs of every column on both cores"):
         network, of_layers = part.network, {}
         for layer in network.layers:
-            one = column_costs(network, layer, part.calibration.layers[layer.name], config, energy=energy)
+            plans = plan_tiles(network, layer, config)
+            one = column_costs(network, layer, part.calibration.layers[layer.name], config, energy=energy, per_pe=columns_per_pe(plans, config))
             one = of_layers[layer.name] = replace(one, delay=one.delay / part.fraction, energy=one.energy / part.fraction)
-            for plan in plan_tiles(network, layer, config):
+            for plan in plans:
                 work.append((layer.name, plan, one.take(plan.columns)))
                 owners.append((len(costs), layer.name))
                 fixed += load_cycles(network, layer, plan, config)
