@@ -23,7 +23,7 @@ def test_round_trip(preset):
     count = 3 * config.ann_pes
     layer = columns(rng, config, 4, count)
     core = rng.integers(0, 2, count)
-    pe = rng.integers(0, config.ann_pes, count)
+    pe = rng.integers(0, np.where(core == Core.ANN, config.ann_pes, config.snn_pes))
     index = np.zeros(count, np.int64)
     for i in range(count):
         index[i] = ((core[:i] == core[i]) & (pe[:i] == pe[i])).sum()
