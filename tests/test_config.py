@@ -1,5 +1,7 @@
 """ArchConfig: what is refused and how, presets, TOML."""
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +93,14 @@ def test_paper_preset():
     paper = PRESETS["paper"]
     assert (paper.ann_pes, paper.snn_pes, paper.chunk_bits, paper.cache_bytes) == (16, 16, 128, 256 * 1024)
     assert (paper.line_bytes, paper.laggy_cycles, paper.pairs_per_pe, paper.lanes, paper.max_groups) == (16, 4, 8, 16, 8)
+
+
+def test_presets_are_as_the_readme_says():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \+ (\d+) \| (\d+) bits \| (\d+) KB \|(.*)\|$", readme, re.MULTILINE)
+    assert [row[0] for row in rows] == list(PRESETS)
+    for name, *numbers, what in rows:
+        config = PRESETS[name]
+        assert list(map(int, numbers)) == [config.ann_pes, config.snn_pes, config.chunk_bits, config.cache_bytes // 1024]
+        levels = re.search(r"up to (\d+) levels", what)
+        assert config.snn_levels == (int(levels[1]) if levels else ArchConfig().snn_levels)
