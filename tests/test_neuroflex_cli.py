@@ -1,10 +1,12 @@
 """The command line: results as JSON, exit codes, messages for people."""
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from neuroflex.cli import main
+from neuroflex.compiler.image import ProgramImage
 
 
 @pytest.fixture
@@ -145,3 +147,15 @@ def test_bad_files_are_refused(call, tmp_path, image):
     np.save(tmp_path / "shape.npy", np.zeros((1, 1, 9, 9)))
     code, answer, _ = call("simulate", "digits", "--input", tmp_path / "shape.npy")
     assert code == 2 and "takes images of shape (n, 1, 8, 8)" in answer["error"]
+    np.save(tmp_path / "nan.npy", np.full((1, 1, 8, 8), np.nan))
+    for command in ("simulate", "verify"):
+        code, answer, _ = call(command, "digits", "--input", tmp_path / "nan.npy")
+        assert code == 2 and "nan.npy: 64 pixels are NaN or infinite" in answer["error"]
+    good = ProgramImage.load(image)
+    for network in ("a", "é", None, 7):
+        dataclasses.replace(good, about={**good.about, "network": network}).save(tmp_path / "crafted.nfx")
+        code, answer, _ = call("simulate", tmp_path / "crafted.nfx")
+        assert code == 2 and "crafted.nfx: the network in it cannot be read" in answer["error"]
+    dataclasses.replace(good, about=[]).save(tmp_path / "crafted.nfx")
+    code, answer, _ = call("simulate", tmp_path / "crafted.nfx")
+    assert code == 2 and "crafted.nfx: the network in it cannot be read" in answer["error"]

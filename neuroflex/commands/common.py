@@ -119,7 +119,10 @@ def input_tensors(network, count, first, input_file):
                                    f"(n, {', '.join(map(str, network.input.image_shape))})")
         if len(images) < first + count:
             raise click.UsageError(f"{input_file} holds {len(images)} images; images {first} to {first + count - 1} were asked for")
-        return quantise(network.input, images[first:first + count]), None
+        try:
+            return quantise(network.input, images[first:first + count]), None
+        except ValueError as error:
+            raise click.UsageError(f"{input_file}: {error}") from None
     if network.examples is None:
         raise click.UsageError(f"network {network.name!r} holds no test images; give some with --input")
     images = network.examples.test_images[first:first + count]
