@@ -4,7 +4,7 @@ from enum import Enum
 
 from neuroflex.formats import StallCause
 
-__all__ = ["COUNTERS", "IDENTITY", "REGISTERS", "SHELL_REGISTERS", "Access", "Counter", "Register", "RegisterField", "VERSION",
+__all__ = ["COUNTERS", "IDENTITY", "MAX_LATENCY", "REGISTERS", "SHELL_REGISTERS", "Access", "Counter", "Register", "RegisterField", "VERSION", "WATCHDOG",
            "config_words", "register", "shell_words", "to_c_header", "to_json", "to_markdown"]
 
 IDENTITY = 0x4E464C58   # "NFLX"
@@ -62,6 +62,9 @@ COUNTERS = (
 )
 _COUNTER_BASE = 0x40
 
+WATCHDOG = 1_000_000            # after reset
+MAX_LATENCY = WATCHDOG // 2     # cycles of a memory in simulation: a slower one would come near the watchdog, which the model of jobs is without
+
 REGISTERS = (
     _whole("identity", 0x00, Access.RO, "0x4E464C58, 'NFLX'", IDENTITY),
     _whole("version", 0x04, Access.RO, "major[31:16], minor[15:0]", VERSION),
@@ -77,7 +80,7 @@ REGISTERS = (
         RegisterField("layer", 16, 16, Access.RO, "number of the descriptor in work, or at which the job ended"),
     )),
     _whole("program", 0x10, Access.RW, "line address of the first descriptor"),
-    _whole("watchdog", 0x14, Access.RW, "cycles without progress after which a job is stopped; 0 = never", 1_000_000),
+    _whole("watchdog", 0x14, Access.RW, "cycles without progress after which a job is stopped; 0 = never", WATCHDOG),
     Register("config0", 0x18, "what was built", (
         RegisterField("chunk_bits", 0, 16, Access.RO, "ArchConfig.chunk_bits"),
         RegisterField("ann_pes", 16, 8, Access.RO, "ArchConfig.ann_pes"),

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neuroflex.registers import MAX_LATENCY
 from neuroflex.sim.loops import njit
 
 __all__ = ["MEMORY_STATE", "MemoryTrace", "memory_init", "memory_outputs", "memory_step"]
@@ -21,9 +22,9 @@ class MemoryTrace:
     read_go : bool[period]
         Whether memory may begin to show a read line in cycle ``t % period``; once shown it stays until taken.
     latency : int64[period]
-        Cycles from the acceptance of the i-th read request to its first line, at least 1.
+        Cycles from the acceptance of the i-th read request to its first line, 1 to `neuroflex.registers.MAX_LATENCY`.
     answer_latency : int
-        Cycles from a write request's last line of data to its answer, at least 1.
+        Cycles from a write request's last line of data to its answer, 1 to `MAX_LATENCY`.
     error_line : int
         Number of the read line (counted over the run) that comes with the error flag; -1 for none.
     error_write : int
@@ -47,6 +48,8 @@ class MemoryTrace:
         object.__setattr__(self, "latency", np.ascontiguousarray(self.latency, np.int64))
         if self.latency.ndim != 1 or not len(self.latency) or self.latency.min() < 1 or self.answer_latency < 1:
             raise ValueError("latencies must be at least one cycle")
+        if max(self.latency.max(), self.answer_latency) > MAX_LATENCY:
+            raise ValueError(f"latencies must be at most {MAX_LATENCY:,} cycles, half of the watchdog: beyond it the circuit ends the job, the model waits")
 
     @classmethod
     def constant(cls, latency=20):

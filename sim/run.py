@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroflex.formats import DESCRIPTOR_WORDS, StallCause, Status, descriptor_lines
-from neuroflex.registers import COUNTERS, register
+from neuroflex.registers import COUNTERS, WATCHDOG
 from neuroflex.sim import broadcaster, sequencer, top
 from neuroflex.compiler.lower import dense_rows, occupied, tensor_lines
 from neuroflex.sim.network import evaluate
@@ -13,7 +13,7 @@ from neuroflex.sim.workload import tile_workload
 __all__ = ["PATIENCE", "START_CYCLE", "Deadlock", "ModelRun", "final_memory", "job_workloads", "run_arrays", "simulate_job"]
 
 START_CYCLE = 5      # of the start pulse: three register writes, two cycles each
-PATIENCE = register("watchdog").fields[0].reset   # cycles without a move: the circuit's watchdog after reset
+PATIENCE = WATCHDOG   # cycles without a move: the circuit's watchdog after reset
 
 
 class Deadlock(RuntimeError):

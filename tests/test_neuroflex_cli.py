@@ -111,6 +111,8 @@ def test_a_run_that_does_not_end_is_no_traceback(call, monkeypatch):
     (["simulate", "digits", "--first", "359", "--images", "2"], "holds 360 test images"),
     (["simulate", "digits", "--engine", "guess"], "'model', 'rtl'"),
     (["simulate", "digits", "--input", "missing.npy"], "missing.npy"),
+    (["simulate", "digits", "--latency", "1000000"], "1<=x<=500000"),
+    (["compare", "digits", "--latency", "500001"], "1<=x<=500000"),
     (["simulate", "digits", "--memory-seed", "-1"], "--memory-seed"),
     (["compile", "digits"], "'--output'"),
     (["bogus"], "No such command"),

@@ -2,10 +2,12 @@
 import numpy as np
 import pytest
 
+from neuroflex import registers
 from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.config import PRESETS
 from neuroflex.flow import compile_network
 from neuroflex.formats import Status
+from neuroflex.registers import MAX_LATENCY
 from neuroflex.sim import top
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate
@@ -38,3 +40,13 @@ def test_slow_memory_is_no_deadlock(work):
     job, arrays = work
     slow = run_arrays(job, arrays, MemoryTrace.constant(latency=20_000), np.zeros(1))
     assert slow.status is Status.DONE and slow.finished_at > 100_000
+
+
+def test_memory_beyond_the_watchdog_is_refused():
+    """The circuit would end the job, the model would not."""
+    on = np.ones(1, bool)
+    assert MAX_LATENCY < PATIENCE == registers.register("watchdog").fields[0].reset
+    MemoryTrace.constant(MAX_LATENCY)
+    for latency, answer in ((MAX_LATENCY + 1, 1), (1, MAX_LATENCY + 1)):
+        with pytest.raises(ValueError, match="at most 500,000 cycles, half of the watchdog"):
+            MemoryTrace(on, on, on, np.array([1, latency]), answer)

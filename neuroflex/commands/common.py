@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neuroflex.progress import Display
+from neuroflex.registers import MAX_LATENCY
 
 __all__ = ["CheckFailed", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
            "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
@@ -53,7 +54,7 @@ images_options = _stack(
     click.option("--input", "input_file", type=click.Path(dir_okay=False, path_type=Path),
                  help="Images of your own instead: a .npy file, raw pixels (n, C, H, W)."))
 memory_options = _stack(
-    click.option("--latency", type=click.IntRange(1), default=20, show_default=True, help="Cycles that memory takes to answer a read."),
+    click.option("--latency", type=click.IntRange(1, MAX_LATENCY), default=20, show_default=True, help="Cycles that memory takes to answer a read."),
     click.option("--memory-seed", type=click.IntRange(0), help="Draw readiness and latencies (1 to 60 cycles) at random instead."))
 
 

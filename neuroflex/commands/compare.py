@@ -4,6 +4,7 @@ from pathlib import Path
 import click
 
 from neuroflex.commands.common import display, emit, json_option, load_network, seed_option, table
+from neuroflex.registers import MAX_LATENCY
 
 __all__ = ["command"]
 
@@ -17,7 +18,7 @@ STEPS = 9       # of one network
 @click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale: for shapes only, and said in the output.")
 @click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network.")
 @click.option("--coefficients", default="assumed-45nm", show_default=True, help="Set of energy coefficients.")
-@click.option("--latency", type=click.IntRange(1), default=20, show_default=True, help="Cycles that memory takes to answer a read.")
+@click.option("--latency", type=click.IntRange(1, MAX_LATENCY), default=20, show_default=True, help="Cycles that memory takes to answer a read.")
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures, one file that needs no network.")
 @click.option("--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Write when each PE issued matches, as trace events that Perfetto opens.")
