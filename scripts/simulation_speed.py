@@ -5,10 +5,12 @@
 Prints, for the digits network on the `tiny` preset: cycles per second of the RTL in its closed loop and of the full comparison with the
 model, milliseconds per image of the cycle model; and joins (pairs of chunk and column masks) and matches per second of the model on large synthetic
 layers of two densities on the `paper` preset. Every figure is the median of several runs; compilation comes before.
+Exits with 1 when a figure misses its bar in ``BARS``, unless ``--no-bars``.
 """
 import argparse
 import json
 import os
+import sys
 from importlib import resources
 from statistics import median
 from time import process_time
@@ -26,6 +28,10 @@ from neuroflex.sim.network import evaluate, quantise
 from neuroflex.sim.run import job_workloads, run_arrays, simulate_job
 from neuroflex.tb.accelerator import RtlAccelerator
 from neuroflex.tb.compare import compare_job
+
+# How slow is too slow, on one core: figure -> (worst value, whether larger is better).
+BARS = {"model_ms_per_image": (50, False), "joins_per_second 0.3 x 0.3": (1e7, True), "joins_per_second 0.26 x 0.02": (1e7, True),
+        "compared_cycles_per_second": (1e5, True)}
 
 
 def seconds(function, repeats):
@@ -67,10 +73,17 @@ def large_layer(activation_density, weight_density):
         "joins_per_second": joins / whole, "matches_per_second": matches / whole, "timing_joins_per_second": joins / timing}.items()}
 
 
+def missed(figures):
+    """A line of text for each figure that misses its bar."""
+    return [f"{name}: {figures[name]:,.1f}, the bar is {bar:,.0f}" for name, (bar, larger) in BARS.items()
+            if (figures[name] < bar if larger else figures[name] > bar)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=10, help="images of the digits network, and repetitions of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--no-bars", action="store_true", help="only print, however slow")
     arguments = parser.parse_args()
     figures = digits(arguments.images) | large_layer(0.3, 0.3) | large_layer(0.26, 0.02)
     if arguments.json:
@@ -78,7 +91,11 @@ def main():
     else:
         for name, value in figures.items():
             print(f"{name:40} {value:14,.1f}")
+    late = [] if arguments.no_bars else missed(figures)
+    for line in late:
+        print(line, file=sys.stderr)
+    return 1 if late else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
