@@ -72,13 +72,15 @@ def traffic(rng, cycles, coverage):
 POINTS = ("read", "write", "mapped", "unmapped", "start", "start while busy", "finish beats clear", "answer held", "interrupt")
 
 
-@pytest.mark.parametrize("engine,cycles", [("library", 12_000), ("cocotb", 2_000)])
+@pytest.mark.parametrize("engine,cycles", [("library", 12_000), ("cocotb", 2_000), pytest.param("library", 30_000, marks=pytest.mark.long)])
 def test_registers(engine, cycles):
     coverage = Coverage("registers", points=POINTS)
     stimulus, expected = traffic(np.random.default_rng(11), cycles, coverage)
     Bench(RegisterFile(config=CONFIG), name="register_file").run(stimulus, expected, engine=engine, seed=11)
     if engine == "library":
         coverage.require(5)
+    if cycles >= 30_000:
+        assert coverage.hits["read"] + coverage.hits["write"] >= 10_000
 
 
 def test_fault_is_seen():
