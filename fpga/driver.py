@@ -1,6 +1,7 @@
 """The driver: NumPy in, NumPy out, the same on a board and in simulation."""
 import base64
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from neuroflex.sim.network import quantise
 __all__ = ["Accelerator", "JobReport"]
 
 _BLOCK = 1 << 16        # bytes written at a time
+_POLL_SECONDS = 0.0005
 
 
 def _field(register, name, word):
@@ -109,6 +111,8 @@ class Accelerator:
             When it was compiled for another configuration, or memory is too small.
         neuroflex.compiler.image.ImageError
             When the file is none.
+        TimedOut
+            When an earlier job is still under way after ``timeout`` seconds.
         """
         image = program if isinstance(program, ProgramImage) else ProgramImage.load(Path(program))
         for name, want in registers.config_words(image.config).items():
@@ -121,6 +125,7 @@ class Accelerator:
             raise WrongDevice(f"the program takes {image.memory.nbytes:,} bytes, the accelerator's memory has {self._device.memory_bytes:,}")
         content = image.memory.tobytes()
         self._image = None
+        self._settle()
         for start in range(0, len(content), _BLOCK):
             self._device.write_memory(start, content[start:start + _BLOCK])
         self.write("program", image.descriptors[0])
@@ -144,7 +149,7 @@ class Accelerator:
         JobError
             When a job ended with an error status.
         TimedOut
-            When a job did not end in ``timeout`` seconds.
+            When a job, or one before it, did not end in ``timeout`` seconds.
         """
         if self._image is None:
             raise DeviceError("no program is loaded; call load() first")
@@ -161,6 +166,7 @@ class Accelerator:
     def _job(self, tensor):
         image, config = self._image, self._image.config
         source, result = image.tensor(image.input), image.tensor(image.output)
+        self._settle()
         self._device.write_memory(source.base * config.line_bytes, encode_tensor(tensor, source, config).tobytes())
         self.write("status", _bit("status", "finished"))
         self.write("control", _bit("control", "start") | _bit("control", "interrupt_enable"))
@@ -175,6 +181,19 @@ class Accelerator:
         found = self._device.read_memory(result.base * config.line_bytes, result.lines * config.line_bytes)
         lines = np.frombuffer(found, np.uint8).reshape(-1, config.line_bytes)
         return decode_tensor(lines, _at_zero(result), config)
+
+    def _settle(self):
+        """Wait until nothing of an earlier job is under way.
+
+        A job that was aborted has ended for software before it has for memory: until then a start is ignored, and writes that were promised
+        still come.
+        """
+        end = time.monotonic() + self.timeout
+        while _field("status", "busy", self.read("status")):
+            if time.monotonic() > end:
+                self.reset()
+                raise TimedOut(f"an earlier job was still under way after {self.timeout:g} s; it was stopped")
+            time.sleep(_POLL_SECONDS)
 
     def reset(self):
         """Stop whatever runs (soft reset) and wait until the accelerator is ready again.

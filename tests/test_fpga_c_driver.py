@@ -191,6 +191,46 @@ def test_timeout_stops_the_job(library, system, network):
     np.testing.assert_array_equal(found, want)
 
 
+class Settling:
+    """In place of a system, as after the watchdog: ``busy`` stays 1 for so many reads of the status, a start is ignored until it is 0."""
+
+    def __init__(self, config):
+        self.memory, self.base = np.zeros(1 << 20, np.uint8), 0
+        self.busy, self.early, self.finished = 0, 0, False
+        self.words = {"identity": registers.IDENTITY, "version": registers.VERSION, **registers.config_words(config)}
+        self.names = {register.offset: register.name for register in registers.REGISTERS + registers.SHELL_REGISTERS}
+
+    def read(self, offset):
+        if self.names[offset] != "status":
+            return self.words.get(self.names[offset], 0)
+        self.busy = max(self.busy - 1, 0)
+        return int(self.busy > 0) | self.finished << 1 | Status.DONE << 8
+
+    def write(self, offset, value):
+        if self.names[offset] == "control" and value & 1:
+            self.early += self.busy > 0
+            self.finished = not self.busy
+
+    def wait(self, cycles):
+        return 0
+
+
+def test_start_waits_while_the_accelerator_is_busy(library, network):
+    """Nothing is written or started before ``busy`` goes; a memory that never answers is an error."""
+    device = Settling(TINY)
+    board, tensor = Board(library, device), quantise(network.input, network.examples.test_images[:1])[0]
+    shape = evaluate(network, tensor[None], quantised=True).output[0].shape
+    assert board.call("init") == 0 and board.load("digits") == 0
+    device.busy = 5
+    assert board.run(tensor, shape, polls=3)[0] == 0 and not device.early
+    for call in (lambda: board.run(tensor, shape)[0], lambda: board.call("start"), lambda: board.load("digits")):
+        device.busy = 1 << 30
+        board.flushed.clear()
+        assert call() == STUCK and not board.flushed and not device.early
+        device.busy = 0
+        assert board.load("digits") == 0
+
+
 def test_devices_that_are_none(library, system):
     """Another identity, no answer, memory between pages, memory that is too small, memory that never answers."""
     board = Board(library, system)

@@ -91,6 +91,51 @@ def test_timeout_stops_the_job(accelerator, image, digits, monkeypatch):
     np.testing.assert_array_equal(accelerator(images), evaluate(digits, images).output)
 
 
+class Settling(fpga.Device):
+    """As after the watchdog: ``busy`` stays 1 for so many reads of the status, and a start is ignored until it is 0. ``early``: what came too early."""
+
+    memory_bytes = 1 << 20
+
+    def __init__(self, config, polls):
+        self.polls, self.early, self.finished = polls, [], False
+        self.words = {"identity": registers.IDENTITY, "version": registers.VERSION, **registers.config_words(config)}
+        self.names = {register.offset: register.name for register in registers.REGISTERS}
+
+    def read_register(self, offset):
+        if self.names[offset] != "status":
+            return self.words.get(self.names[offset], 0)
+        self.polls = max(self.polls - 1, 0)
+        return int(self.polls > 0) | self.finished << 1 | Status.DONE << 8
+
+    def write_register(self, offset, value):
+        if self.names[offset] == "control" and value & 2:
+            self.polls = 0
+        if self.names[offset] == "control" and value & 1:
+            self.early += ["start"] * bool(self.polls)
+            self.finished = not self.polls
+
+    def read_memory(self, address, count):
+        return bytes(count)
+
+    def write_memory(self, address, content):
+        self.early += ["memory"] * bool(self.polls)
+
+    def wait_interrupt(self, timeout):
+        return self.finished
+
+
+def test_start_waits_while_the_accelerator_is_busy(image, digits):
+    device = Settling(TINY, 5)
+    accelerator = fpga.Accelerator(device)
+    accelerator.load(image)
+    device.polls = 5
+    assert not accelerator(digits.examples.test_images[:1]).any() and not device.early
+    device.polls, accelerator.timeout = 1 << 30, 0.01
+    with pytest.raises(fpga.TimedOut, match="an earlier job was still under way after 0.01 s; it was stopped"):
+        accelerator(digits.examples.test_images[:1])
+    assert not device.early
+
+
 def test_registers(accelerator):
     assert accelerator.read("identity") == registers.IDENTITY
     for offset in (0x20, 0xFC):

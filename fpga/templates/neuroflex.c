@@ -11,7 +11,7 @@
 #define PAGE_BYTES @PAGE_BYTES@u
 #define COUNTER(number) (@COUNTER_BASE@u + 8u * (uint32_t)(number))     /* low half; the high one follows */
 #define CHUNK_LINES @CHUNK_LINES@u
-#define RESET_POLLS 1000u
+#define BUSY_POLLS 1000u
 
 #define START (NEUROFLEX_CONTROL_START_MASK | NEUROFLEX_CONTROL_INTERRUPT_ENABLE_MASK)
 #define FIELD(register, field, word) (((word) & NEUROFLEX_##register##_##field##_MASK) >> NEUROFLEX_##register##_##field##_SHIFT)
@@ -26,6 +26,28 @@ static int get(struct neuroflex *nf, uint32_t offset, uint32_t *value)
 static int put(struct neuroflex *nf, uint32_t offset, uint32_t value)
 {
     return nf->write32(nf->context, offset, value) ? NEUROFLEX_BUS : NEUROFLEX_OK;
+}
+
+/* Wait until a bit of a register is 0. */
+static int wait_clear(struct neuroflex *nf, uint32_t offset, uint32_t mask)
+{
+    uint32_t word, i;
+
+    for (i = 0; i < BUSY_POLLS; i++) {
+        TRY(get(nf, offset, &word));
+        if (!(word & mask))
+            return NEUROFLEX_OK;
+    }
+    return NEUROFLEX_STUCK;
+}
+
+/* Wait until nothing of an earlier job is under way. A job that was aborted has finished before memory has answered all it asked for:
+   until then a start is ignored, and writes that were promised still come. The first write is refused while the queue works. */
+static int settle(struct neuroflex *nf)
+{
+    TRY(put(nf, NEUROFLEX_STATUS, NEUROFLEX_STATUS_FINISHED_MASK));
+    TRY(wait_clear(nf, NEUROFLEX_STATUS, NEUROFLEX_STATUS_BUSY_MASK));
+    return put(nf, NEUROFLEX_STATUS, NEUROFLEX_STATUS_FINISHED_MASK);
 }
 
 static uint32_t tensor_bytes(const struct neuroflex_program *program, const struct neuroflex_tensor *tensor)
@@ -67,6 +89,7 @@ int neuroflex_load(struct neuroflex *nf, const struct neuroflex_program *program
         return NEUROFLEX_WRONG_CONFIG;
     if (program->memory_bytes > nf->memory_bytes)
         return NEUROFLEX_MEMORY;
+    TRY(settle(nf));
     memcpy(nf->memory, program->content, program->content_bytes);
     memset(nf->memory + program->content_bytes, 0, program->memory_bytes - program->content_bytes);
     if (nf->flush)
@@ -156,7 +179,7 @@ int neuroflex_start(struct neuroflex *nf)
     if (!nf->program)
         return NEUROFLEX_NO_PROGRAM;
     nf->status = NEUROFLEX_STATUS_NONE;
-    TRY(put(nf, NEUROFLEX_STATUS, NEUROFLEX_STATUS_FINISHED_MASK));
+    TRY(settle(nf));
     return put(nf, NEUROFLEX_CONTROL, START);
 }
 
@@ -192,23 +215,13 @@ int neuroflex_wait(struct neuroflex *nf, uint32_t polls)
 
 int neuroflex_run(struct neuroflex *nf, const uint8_t *input, uint8_t *output, uint32_t polls)
 {
+    if (!nf->program)
+        return NEUROFLEX_NO_PROGRAM;
+    TRY(settle(nf));
     TRY(neuroflex_write_input(nf, input));
     TRY(neuroflex_start(nf));
     TRY(neuroflex_wait(nf, polls));
     return neuroflex_read_output(nf, output);
-}
-
-/* Wait until a bit of a register is 0. */
-static int wait_clear(struct neuroflex *nf, uint32_t offset, uint32_t mask)
-{
-    uint32_t word, i;
-
-    for (i = 0; i < RESET_POLLS; i++) {
-        TRY(get(nf, offset, &word));
-        if (!(word & mask))
-            return NEUROFLEX_OK;
-    }
-    return NEUROFLEX_STUCK;
 }
 
 int neuroflex_reset(struct neuroflex *nf)
@@ -242,7 +255,7 @@ const char *neuroflex_error_text(int error)
     case NEUROFLEX_LEVEL: return "an input's level is larger than the program takes";
     case NEUROFLEX_TIMEOUT: return "the job did not end in time; it was stopped";
     case NEUROFLEX_JOB: return "the job ended with an error";
-    case NEUROFLEX_STUCK: return "the accelerator stays busy after a soft reset: its memory does not answer";
+    case NEUROFLEX_STUCK: return "the accelerator stays busy: a job runs, or its memory does not answer";
     case NEUROFLEX_NO_PROGRAM: return "no program is loaded";
     }
     return "unknown error";

@@ -27,7 +27,7 @@ enum neuroflex_error {
     NEUROFLEX_LEVEL = -5,           /* an input's level is larger than the program takes */
     NEUROFLEX_TIMEOUT = -6,         /* the job did not end in time; it was stopped, and the next one can start */
     NEUROFLEX_JOB = -7,             /* the job ended with an error: see `status` and `descriptor` */
-    NEUROFLEX_STUCK = -8,           /* busy after a soft reset: its memory owes an answer */
+    NEUROFLEX_STUCK = -8,           /* stays busy: a job runs, or its memory owes an answer */
     NEUROFLEX_NO_PROGRAM = -9       /* neuroflex_load comes first */
 };
 
@@ -91,7 +91,8 @@ int neuroflex_load(struct neuroflex *nf, const struct neuroflex_program *program
 /* Run one job: levels[channels][height][width] in and out; `polls`: how often to look whether it has ended. */
 int neuroflex_run(struct neuroflex *nf, const uint8_t *input, uint8_t *output, uint32_t polls);
 
-/* The same in steps. `neuroflex_poll` sets `*finished`; once it is set, the job's outcome is what the function returns. */
+/* The same in steps. `neuroflex_start` waits while memory still answers what an aborted job has asked for; write the input once `status.busy`
+   is clear then, as `neuroflex_run` does. `neuroflex_poll` sets `*finished`; once it is set, the job's outcome is what the function returns. */
 int neuroflex_write_input(struct neuroflex *nf, const uint8_t *levels);
 int neuroflex_start(struct neuroflex *nf);
 int neuroflex_poll(struct neuroflex *nf, int *finished);
