@@ -23,6 +23,13 @@ def test_lint_is_clean(generated):
     assert generated.warnings == ()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("axi", [None, AxiConfig()], ids=["bare", "axi"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_lint_is_clean_for_every_preset(preset, axi, tmp_path):
+    assert generate(PRESETS[preset], tmp_path / "out", axi=axi, lint=True).warnings == ()
+
+
 def test_every_file_is_listed(generated):
     folder = generated.folder
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
