@@ -210,12 +210,28 @@ class Bench:
         got, expected = (self._trace.unpack((words & counts)[None]) for words in (got_words, want[cycle]))
         signal = next(name for name in got if not np.array_equal(got[name], expected[name]))
         got, expected = (_unsigned(values[signal], self.outputs[signal]) for values in (got, expected))
-        waves = None if self._broken_on_purpose else self._write_waves(stim, cycle)
+        waves = self.write_waves(stim, cycle)
         raise Mismatch(f"{self.name}: cycle {cycle}: {signal} is {got:#x}, the model says {expected:#x}"
                        f"{'' if seed is None else f' (seed {seed})'}; waves: {waves}",
                        cycle=cycle, signal=signal, got=got, want=expected, waves=waves)
 
-    def _write_waves(self, stim, cycle):
+    def write_waves(self, stim, cycle):
+        """Run again, traced, and write the waves around a cycle to ``build/waves``.
+
+        Parameters
+        ----------
+        stim : uint64[cycles, words]
+            Every input of every cycle from reset on, packed.
+        cycle : int
+            The waves are those of the 200 cycles before it, and of the one after.
+
+        Returns
+        -------
+        Path or None
+            The VCD; time ``2 * t`` is cycle ``t``. None when the circuit is broken on purpose.
+        """
+        if self._broken_on_purpose:
+            return None
         folder = build_folder() / "waves"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}-{cycle}.vcd"

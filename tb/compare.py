@@ -5,6 +5,7 @@ is not compared here.
 """
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numba import njit
@@ -35,11 +36,13 @@ class Comparison:
     value_mismatches : int
         Output levels that differ from the functional network.
     first : str or None
-        The first difference: cycle, signal, both values.
+        The first difference: cycle, signal, both values, file of the waves.
     run : neuroflex.tb.accelerator.Run
     model : neuroflex.sim.run.ModelRun
     output : int64[C, H, W]
         Levels that the RTL wrote.
+    waves : Path or None
+        A VCD of the cycles up to the first difference; none for a circuit that is broken on purpose.
     """
 
     cycles: int
@@ -49,6 +52,7 @@ class Comparison:
     run: object
     model: object
     output: np.ndarray
+    waves: Path | None = None
 
 
 # Tables of long contents; a value that is no line of a table is its own number.
@@ -253,7 +257,8 @@ def _describe(trace, expected, field, tables, name, t):
 def compare_job(accelerator, job, tensor, *, memory=None):
     """Run a job from reset on RTL and model and compare them.
 
-    Every cycle from reset to the last register access: the signals ``COMPARED``.
+    Every cycle from reset to the last register access: the signals ``COMPARED``. At a difference the run is made again, traced, and the waves
+    of the 200 cycles before are written to ``build/waves``; that takes another build of the simulator, the first time.
 
     Parameters
     ----------
@@ -323,14 +328,19 @@ def compare_calls(accelerator, job, tensor, calls, *, memory=None, lines=None, t
     tables = tuple(np.ascontiguousarray(table) for table in (_words(contents), arrived, loads, settings))
     fields, wrong, first = _fields(accelerator), np.zeros(cycles, np.bool_), np.array([-1, -1])
     _differences(shown, expected, fields, tables, wrong, first)
-    text = None if first[0] < 0 else _describe(shown, expected, fields[first[1]], tables, list(COMPARED)[first[1]], int(first[0]))
+    text = waves = None
+    if first[0] >= 0:
+        text = _describe(shown, expected, fields[first[1]], tables, list(COMPARED)[first[1]], int(first[0]))
+        waves = accelerator.bench.write_waves(seen, int(first[0]))
+        if waves:
+            text += f"; waves: {waves}"
     if error is not None:
         raise AcceleratorError(str(error), first=text)
     if text is None and len(calls) == 1:
         text = _totals(run, model, untraced)
     output = job.output(run.memory)
     return Comparison(cycles=cycles, cycle_mismatches=int(wrong.sum()) + (text is not None and first[0] < 0),
-                      value_mismatches=int((output != want).sum()), first=text, run=run, model=model, output=output)
+                      value_mismatches=int((output != want).sum()), first=text, run=run, model=model, output=output, waves=waves)
 
 
 def _totals(run, model, untraced):
