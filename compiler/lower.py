@@ -208,19 +208,19 @@ def plan_tiles(network, layer, config):
         columns = np.arange(start, min(start + size, layer.columns))
         best = min((g for g in range(config.max_groups.bit_length()) if (1 << g) <= positions and
                     -(-len(columns) * (1 << g) // pes) <= per_pe),
-                   key=lambda g: (_row_work(len(columns), 1 << g, positions, config), g))
+                   key=lambda g: (_row_work(nonzeros[columns], 1 << g, positions, config), g))
         plans.append(TilePlan(columns=columns, groups_log2=best, max_columns_per_pe=per_pe))
     return plans
 
 
-def _row_work(columns, groups, positions, config):
-    """Columns of the most loaded PE per row, about, when rows are shared by ``groups`` groups.
+def _row_work(nonzeros, groups, positions, config):
+    """Columns of the most loaded PE, about, times the rows of a group, when rows are shared by ``groups`` groups.
 
-    Columns are unequal: the fewer a PE has, the less evenly they can be dealt, by about half a column.
+    Where columns are unequal, the fewer a PE has, the less evenly they can be dealt, by about half a column.
     """
-    share = columns * groups / (config.ann_pes + config.snn_pes)
-    rounds = -(-positions // groups)
-    return max(-(-share // 1), share + _UNEVEN) * rounds
+    share = len(nonzeros) * groups / (config.ann_pes + config.snn_pes)
+    uneven = _UNEVEN if nonzeros.min() < nonzeros.max() else 0.0
+    return max(-(-share // 1), share + uneven) * -(-positions // groups)
 
 
 def load_cycles(network, layer, plan, config):
