@@ -7,7 +7,7 @@ import numpy as np
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES, Core, Opcode, column_record_lines, descriptor_lines, pack_descriptor, unpack_descriptor
 
-__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_tiles", "row_chunks", "tensor_lines", "tensor_from_lines"]
+__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_tiles", "tensor_lines", "tensor_from_lines"]
 
 
 _DESCRIPTOR_CYCLES = 60    # from one layer's end to the first line of the next one's load stream, with a memory of 20 cycles
@@ -153,11 +153,6 @@ def tensor_from_lines(lines, place, config):
     return spines[:, place.positions].T.reshape(len(place.positions), place.height, place.width)
 
 
-def row_chunks(network, layer, config):
-    """Chunks of one row of A when its tensors are packed tightly."""
-    return sum(s.entries(_chunks(network.shape(part)[0], config)) for s in layer.sources for part in network.parts(s.tensor))
-
-
 def dense_rows(layer, placements, config):
     """Weights by physical position: int8 (row chunks, chunk_bits, N), zero where a position carries no channel."""
     blocks, k = [], 0
@@ -184,7 +179,7 @@ def plan_tiles(network, layer, config):
         When one column alone is too long for a slice.
     """
     owner = f"layer {layer.name!r}"
-    chunks = row_chunks(network, layer, config)
+    chunks = network.row_chunks(layer, config.chunk_bits)
     per_pe = min(config.columns_per_pe, 2 * (config.mask_pairs // chunks))
     if per_pe < 1:
         raise LoweringError(f"{owner}: a row has {chunks} chunks, a PE's slice holds masks for {config.mask_pairs}: "
@@ -226,7 +221,7 @@ def _row_work(nonzeros, groups, positions, config):
 def load_cycles(network, layer, plan, config):
     """About how many cycles pass before a tile runs, whatever its schedule: a line of its load stream per cycle, and the descriptor."""
     pes = (config.ann_pes + config.snn_pes) >> plan.groups_log2
-    chunks = row_chunks(network, layer, config)
+    chunks = network.row_chunks(layer, config.chunk_bits)
     values = int(np.count_nonzero(layer.weights[:, plan.columns])) / config.line_bytes
     return len(plan.columns) * (column_record_lines(config) + chunks) + values + pes * (2.5 + chunks / 2) + _DESCRIPTOR_CYCLES
 

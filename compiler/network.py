@@ -434,6 +434,10 @@ class Network:
         """Largest level of each channel of a tensor, int64 (C,)."""
         return self._tensors[tensor][1]
 
+    def row_chunks(self, layer, chunk_bits):
+        """Chunks of one row of A, the layer's input, when its tensors are packed tightly."""
+        return sum(s.entries(-(-self.shape(part)[0] // chunk_bits)) for s in layer.sources for part in self.parts(s.tensor))
+
     def grid(self, layer):
         """``(rows, columns)`` of the output grid of a layer before its pool."""
         source = layer.sources[0]

@@ -7,16 +7,15 @@ from pathlib import Path
 
 from neuroflex.atomic import write_atomically
 from neuroflex.eda import ToolError, path_points
+from neuroflex.eda.synthesis import ecp5_counts
 from neuroflex.eda.yosys import flattened, run_yosys
 from neuroflex.fpga.boards import BOARDS, KINDS, check_fit
 
-__all__ = ["STEPS", "TimingMissed", "build_ulx3s", "part_of_bitstream", "placed_figures", "synthesised_figures"]
+__all__ = ["STEPS", "TimingMissed", "build_ulx3s", "part_of_bitstream", "placed_figures"]
 
 STEPS = ("generate", "synthesise", "place and route", "pack", "read the bitstream back")
 NAME = "neuroflex"
 MEMORY_BYTES = 131_072
-_SYNTHESIS = {"lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}, "ff": {"TRELLIS_FF": 1}, "dsp": {"MULT18X18D": 1},
-              "bram": {"DP16KD": 1, "PDPW16KD": 1}}
 _PLACED = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}
 
 
@@ -76,8 +75,8 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
         [f"read_rtlil {NAME}.il", *flattened(NAME), f"synth_ecp5 -top {NAME} -json {NAME}.json",
          "tee -q -o stat.json stat -json"], cwd=folder))
     report = {"board": board.name, "part": board.part, "config": config.to_dict(), "memory_bytes": MEMORY_BYTES, "baud": baud, "board_clock_mhz": clock_mhz,
-              **synthesised_figures(json.loads((folder / "stat.json").read_text())), "clock_mhz": None, "longest_path": None, "bitstream": None,
-              "stage": "synthesised"}
+              **ecp5_counts(json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]), "clock_mhz": None, "longest_path": None,
+              "bitstream": None, "stage": "synthesised"}
     _write(folder, report)
 
     progress(STEPS[2])
@@ -112,12 +111,6 @@ def part_of_bitstream(path):
         return found[1].decode()
     found = re.search(rb"b\x00.(7\w+)\x00c\x00", head, re.DOTALL) if head.startswith(b"\x00\x09\x0f\xf0") else None
     return f"xc{found[1].decode()}" if found else None
-
-
-def synthesised_figures(stat):
-    """Counts of Yosys's ``stat -json``: LUT4 sites with those of adders and distributed memories, FF, multipliers, block RAMs."""
-    cells = stat["design"]["num_cells_by_type"]
-    return {kind: sum(weight * cells.get(cell, 0) for cell, weight in _SYNTHESIS[kind].items()) for kind in KINDS}
 
 
 def placed_figures(report):

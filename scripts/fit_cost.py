@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 
-from neuroflex.compiler.lower import row_chunks
 from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.config import PRESETS, load_config
 from neuroflex.flow import compile_network, simulate_model
@@ -30,7 +29,7 @@ def samples(config, core, inputs, densities, seed):
     job = compile_network(network, config, policy=f"all_{core.name.lower()}", calibration=tensor)
     result = simulate_model(job, tensor[0])
     matches = evaluate(network, tensor, quantised=True).layers["layer"].matches
-    chunks = row_chunks(network, network.layers[0], config)
+    chunks = network.row_chunks(network.layers[0], config.chunk_bits)
     for tile, cycles in zip(job.tiles, result.layers[:, StallCause.BROADCAST:len(StallCause)].sum(axis=1)):
         rows = ROWS / (1 << tile.groups_log2)       # of each group
         load = np.bincount(tile.pe, weights=matches[tile.columns]) * rows / ROWS

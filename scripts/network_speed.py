@@ -18,7 +18,7 @@ import numpy as np
 
 from neuroflex.compare.shaped import shaped_layer
 from neuroflex.compare.shapes import SHAPES, LayerShape
-from neuroflex.compiler.lower import lower, plan_tiles, row_chunks
+from neuroflex.compiler.lower import lower, plan_tiles
 from neuroflex.compiler.schedule import schedule_network
 from neuroflex.config import PRESETS
 from neuroflex.formats import Status
@@ -44,7 +44,7 @@ def layer_seconds(shape, seed):
     run = run_arrays(job, arrays, MemoryTrace.constant(), trace.output[0].astype(np.int64))
     end = process_time()
     assert run.status == Status.DONE
-    joins = shape.rows * row_chunks(network, layer, CONFIG) * shape.columns
+    joins = shape.rows * network.row_chunks(layer, CONFIG.chunk_bits) * shape.columns
     return joins, run.counters["cycles"], np.array([marks[1] - marks[0], middle - start, end - middle])
 
 

@@ -222,6 +222,7 @@ def sum_of_parts(rows, counts):
 def missing(report):
     """What a report of all blocks should hold and does not, as two lists of names: rows, clocks."""
     rows = [f"{name} ({preset})" for name, block in BLOCKS.items() for preset in block.presets if preset not in report["blocks"].get(name, {})]
+    rows += [f"{TOP} ({preset})" for preset in WHOLE_TOP if report["presets"].get(preset, {}).get("label") != "whole"]
     clocks = [name for name in BLOCKS if name not in report["clocks"] and PLACED_PRESET in BLOCKS[name].presets]
     return rows, clocks
 

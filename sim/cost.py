@@ -100,10 +100,6 @@ def neuron_steps(levels_in, levels_out):
     return levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out
 
 
-def _row_chunks(network, layer, config):
-    return sum(s.entries(-(-network.shape(part)[0] // config.chunk_bits)) for s in layer.sources for part in network.parts(s.tensor))
-
-
 def column_costs(network, layer, trace, config, *, model=None, energy=None, per_pe=None):
     """Costs of a layer's columns from a calibration run.
 
@@ -131,7 +127,7 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None, per_
     levels_in = int(network.input_levels(layer).max())
     levels_out = layer.levels.astype(np.int64)
 
-    chunks = _row_chunks(network, layer, config)
+    chunks = network.row_chunks(layer, config.chunk_bits)
     per_pe = per_pe or max(layer.columns / (config.ann_pes + config.snn_pes), 1.0)
     bits = np.array([int(level).bit_length() for level in levels_out])
     steps = neuron_steps(levels_in, levels_out)
@@ -173,7 +169,7 @@ def placed_energy(network, layer, trace, config, tiles, *, energy=None):
     """
     pj = energy or energy_table()
     costs = column_costs(network, layer, trace, config, energy=pj, per_pe=np.inf)
-    taken = trace.rows * _row_chunks(network, layer, config) * config.chunk_bits / 128
+    taken = trace.rows * network.row_chunks(layer, config.chunk_bits) * config.chunk_bits / 128
     total = 0.0
     for tile in tiles:
         taking = {core: len(np.unique(tile.pe[tile.core == core])) for core in Core}

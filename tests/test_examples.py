@@ -1,6 +1,5 @@
 """The digits example, as a script and as a notebook, on the simulated accelerator."""
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -8,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 
+import classify_digits as example
 import numpy as np
 import pytest
 
@@ -16,17 +16,7 @@ from neuroflex import zoo
 FOLDER = Path(__file__).parent.parent / "examples"
 
 
-@pytest.fixture
-def example(monkeypatch):
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("classify_digits", FOLDER / "classify_digits.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(sys.modules, "classify_digits", module)
-    return module
-
-
-def test_script(example, capsys):
+def test_script(capsys):
     example.main(["--images", "2", "--clock", "50"])
     printed = capsys.readouterr().out
     labels = zoo.load("digits").examples.test_labels[:2]
@@ -37,7 +27,7 @@ def test_script(example, capsys):
     assert len(pictures) == 8 and {len(line) for line in pictures} == {16} and set("".join(pictures)) <= set(example.SHADES)
 
 
-def test_notebook(example, monkeypatch):
+def test_notebook(monkeypatch):
     """Its cells, one after the other."""
     shown = []
     display = types.ModuleType("IPython.display")
@@ -55,13 +45,13 @@ def test_notebook(example, monkeypatch):
     assert "not measured on a board" in printed.getvalue() and (names["answers"] == names["labels"]).all()
 
 
-def test_pictures(example):
+def test_pictures():
     picture = np.array([[0, 8], [16, 4]])
     assert example.as_text(picture) == "  ==\n@@::" or example.as_text(picture) == "  ++\n@@::"
     assert 'fill="rgb(0,0,0)"' in example.as_svg(picture)
     assert example.frames_per_second(10_000, 100) == 10_000
 
 
-def test_board_needs_a_program(example):
+def test_board_needs_a_program():
     with pytest.raises(SystemExit, match="give a program compiled for the board"):
         example.main(["--back-end", "pynq"])

@@ -6,9 +6,7 @@ import ctypes
 import dataclasses
 import json
 import re
-import shutil
 import subprocess
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -17,22 +15,17 @@ from neuroflex import registers
 from neuroflex.axi import AxiConfig
 from neuroflex.cli import main
 from neuroflex.compiler.image import encode_tensor
-from neuroflex.compiler.network import Network
 from neuroflex.config import PRESETS
-from neuroflex.flow import compile_network
 from neuroflex.formats import Status
 from neuroflex.fpga.c_driver import c_driver, c_program
-from neuroflex.program import program_image
 from neuroflex.sim.network import evaluate, quantise
 from neuroflex.tb.axi_system import AxiSystem, BusError
+from neuroflex.tb.settling import SettlingRegisters
 
 TINY = PRESETS["tiny"]
 SHELL = AxiConfig(jobs=4)
-COMPILER = shutil.which("gcc") or shutil.which("cc")
 FLAGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-O1", "-shared", "-fPIC")
 BUS, WRONG_DEVICE, WRONG_CONFIG, MEMORY, LEVEL, TIMEOUT, JOB, STUCK, NO_PROGRAM = range(-1, -10, -1)
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler (gcc or cc)")
 
 _Read = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))
 _Write = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
@@ -98,27 +91,17 @@ class Board:
 
 
 @pytest.fixture(scope="module")
-def network():
-    return Network.load(resources.files("neuroflex.zoo") / "digits.npz")
-
-
-@pytest.fixture(scope="module")
-def image(network):
-    return program_image(compile_network(network, TINY), policy="hybrid", seed=0)
-
-
-@pytest.fixture(scope="module")
-def library(image, tmp_path_factory):
+def library(digits_program, tmp_path_factory):
     """Driver and three programs: good, with a damaged descriptor, for another configuration."""
     folder = tmp_path_factory.mktemp("c")
-    damaged = image.memory.copy()
-    damaged[image.descriptors[1], 0] ^= 0x10
-    programs = {"digits": image, "damaged": dataclasses.replace(image, memory=damaged), "other": dataclasses.replace(image, config=TINY.replace(snn_levels=4))}
+    damaged = digits_program.memory.copy()
+    damaged[digits_program.descriptors[1], 0] ^= 0x10
+    programs = {"digits": digits_program, "damaged": dataclasses.replace(digits_program, memory=damaged), "other": dataclasses.replace(digits_program, config=TINY.replace(snn_levels=4))}
     sources = {**c_driver(), "registers.h": registers.to_c_header(registers.REGISTERS + registers.SHELL_REGISTERS),
                **{f"{name}.c": c_program(program, name) for name, program in programs.items()}}
     for name, text in sources.items():
         (folder / name).write_text(text)
-    done = subprocess.run([COMPILER, *FLAGS, "-o", "driver.so", *(name for name in sources if name.endswith(".c"))], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(["g++", "-x", "c", *FLAGS, "-o", "driver.so", *(name for name in sources if name.endswith(".c"))], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return ctypes.CDLL(str(folder / "driver.so"))
 
@@ -129,32 +112,32 @@ def system():
         yield running
 
 
-def test_golden_outputs(library, system, image, network):
+def test_golden_outputs(library, system, digits_program, digits):
     """Levels of three images, the memory that the Python side would have made, the counters; memory is handed over in both directions."""
     board = Board(library, system)
-    tensors = quantise(network.input, network.examples.test_images[:3])
-    want = evaluate(network, tensors, quantised=True).output
+    tensors = quantise(digits.input, digits.examples.test_images[:3])
+    want = evaluate(digits, tensors, quantised=True).output
     assert board.run(tensors[0], want[0].shape)[0] == NO_PROGRAM
     assert board.call("init") == 0 and board.load("digits") == 0
-    assert board.flushed == [(0, image.memory.nbytes)]
-    np.testing.assert_array_equal(system.memory[:image.memory.nbytes], image.memory.reshape(-1))
-    source = image.tensor(image.input)
+    assert board.flushed == [(0, digits_program.memory.nbytes)]
+    np.testing.assert_array_equal(system.memory[:digits_program.memory.nbytes], digits_program.memory.reshape(-1))
+    source = digits_program.tensor(digits_program.input)
     for tensor, levels in zip(tensors, want, strict=True):
         error, found = board.run(tensor, levels.shape)
         assert error == 0 and board.driver.status == Status.DONE
         np.testing.assert_array_equal(found, levels)
         at, size = board.flushed[-1]
         np.testing.assert_array_equal(system.memory[at:at + size], encode_tensor(tensor, source, TINY).reshape(-1))
-    result = image.tensor(image.output)
+    result = digits_program.tensor(digits_program.output)
     assert board.invalidated[-1] == (result.base * TINY.line_bytes, result.lines * TINY.line_bytes)
     assert 10_000 < board.count("cycles") < 100_000 and board.count("matches_ann") > 1000
 
 
-def test_errors_are_decoded(library, system, image, network):
+def test_errors_are_decoded(library, system, digits_program, digits):
     """A damaged program ends with the hardware's status; a good job follows."""
     board = Board(library, system)
-    tensors = quantise(network.input, network.examples.test_images[:1])
-    want = evaluate(network, tensors, quantised=True).output[0]
+    tensors = quantise(digits.input, digits.examples.test_images[:1])
+    want = evaluate(digits, tensors, quantised=True).output[0]
     assert board.call("init") == 0
     assert board.load("other") == WRONG_CONFIG
     assert board.load("damaged") == 0
@@ -164,18 +147,18 @@ def test_errors_are_decoded(library, system, image, network):
     assert board.text("error", error) == "the job ended with an error"
     assert board.load("digits") == 0
     large = tensors[0].copy()
-    large[0, 0, 0] = image.tensor(image.input).levels + 1
+    large[0, 0, 0] = digits_program.tensor(digits_program.input).levels + 1
     assert board.run(large, want.shape)[0] == LEVEL
     error, found = board.run(tensors[0], want.shape)
     assert error == 0
     np.testing.assert_array_equal(found, want)
 
 
-def test_timeout_stops_the_job(library, system, network):
+def test_timeout_stops_the_job(library, system, digits):
     """Too few polls, and an `idle` that gives up; also a job of the queue in the way; each time the next job is good."""
     board = Board(library, system, wait=100)
-    tensors = quantise(network.input, network.examples.test_images[:1])
-    want = evaluate(network, tensors, quantised=True).output[0]
+    tensors = quantise(digits.input, digits.examples.test_images[:1])
+    want = evaluate(digits, tensors, quantised=True).output[0]
     assert board.call("init") == 0 and board.load("digits") == 0
     assert board.run(tensors[0], want.shape, polls=3)[0] == TIMEOUT
     assert not system.read(registers.register("status").offset) & 3
@@ -191,43 +174,28 @@ def test_timeout_stops_the_job(library, system, network):
     np.testing.assert_array_equal(found, want)
 
 
-class Settling:
-    """In place of a system, as after the watchdog: ``busy`` stays 1 for so many reads of the status, a start is ignored until it is 0."""
+class Settling(SettlingRegisters):
+    """In place of a system, with memory that nobody reads."""
 
-    def __init__(self, config):
-        self.memory, self.base = np.zeros(1 << 20, np.uint8), 0
-        self.busy, self.early, self.finished = 0, 0, False
-        self.words = {"identity": registers.IDENTITY, "version": registers.VERSION, **registers.config_words(config)}
-        self.names = {register.offset: register.name for register in registers.REGISTERS + registers.SHELL_REGISTERS}
-
-    def read(self, offset):
-        if self.names[offset] != "status":
-            return self.words.get(self.names[offset], 0)
-        self.busy = max(self.busy - 1, 0)
-        return int(self.busy > 0) | self.finished << 1 | Status.DONE << 8
-
-    def write(self, offset, value):
-        if self.names[offset] == "control" and value & 1:
-            self.early += self.busy > 0
-            self.finished = not self.busy
+    memory, base = np.zeros(1 << 20, np.uint8), 0
 
     def wait(self, cycles):
         return 0
 
 
-def test_start_waits_while_the_accelerator_is_busy(library, network):
+def test_start_waits_while_the_accelerator_is_busy(library, digits):
     """Nothing is written or started before ``busy`` goes; a memory that never answers is an error."""
     device = Settling(TINY)
-    board, tensor = Board(library, device), quantise(network.input, network.examples.test_images[:1])[0]
-    shape = evaluate(network, tensor[None], quantised=True).output[0].shape
+    board, tensor = Board(library, device), quantise(digits.input, digits.examples.test_images[:1])[0]
+    shape = evaluate(digits, tensor[None], quantised=True).output[0].shape
     assert board.call("init") == 0 and board.load("digits") == 0
-    device.busy = 5
+    device.polls = 5
     assert board.run(tensor, shape, polls=3)[0] == 0 and not device.early
     for call in (lambda: board.run(tensor, shape)[0], lambda: board.call("start"), lambda: board.load("digits")):
-        device.busy = 1 << 30
+        device.polls = 1 << 30
         board.flushed.clear()
         assert call() == STUCK and not board.flushed and not device.early
-        device.busy = 0
+        device.polls = 0
         assert board.load("digits") == 0
 
 
@@ -254,14 +222,14 @@ def test_every_code_has_words(library):
     assert len(set(texts)) == len(texts) and "None" not in texts and not any("unknown error" in text or text == "unknown status" for text in texts)
 
 
-def test_embed_command(image, tmp_path, capsys):
+def test_embed_command(digits_program, tmp_path, capsys):
     """A program as C source, from the command line; names that C cannot have are refused. Text goes into C strings without doing harm."""
     path = tmp_path / "digits.nfx"
-    image.save(path)
+    digits_program.save(path)
     assert main(["embed", str(path), "-o", str(tmp_path / "new" / "digits.c"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["program"] == "digits"
-    assert (tmp_path / "new" / "digits.c").read_text() == c_program(image, "digits")
+    assert (tmp_path / "new" / "digits.c").read_text() == c_program(digits_program, "digits")
     assert main(["embed", str(path), "-o", str(tmp_path / "7-digits.c")]) == 2
     assert "'7-digits' is no C identifier" in " ".join(capsys.readouterr().err.split())
-    named = dataclasses.replace(image, about={**image.about, "name": 'a"; evil("\n'})
+    named = dataclasses.replace(digits_program, about={**digits_program.about, "name": 'a"; evil("\n'})
     assert re.search(r'\.name = "a\?\? evil\?\?\?",', c_program(named, "x"))

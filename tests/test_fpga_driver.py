@@ -8,15 +8,10 @@ from neuroflex import fpga, registers
 from neuroflex.config import PRESETS
 from neuroflex.flow import simulate_model
 from neuroflex.formats import Status
-from neuroflex.program import program_image
 from neuroflex.sim.network import evaluate, quantise
+from neuroflex.tb.settling import SettlingRegisters
 
 TINY = PRESETS["tiny"]
-
-
-@pytest.fixture(scope="module")
-def image(digits_job):
-    return program_image(digits_job, policy="hybrid", seed=0)
 
 
 @pytest.fixture
@@ -25,10 +20,10 @@ def accelerator():
         yield opened
 
 
-def test_batch_equals_the_golden_model(accelerator, image, digits, digits_job, tmp_path):
+def test_batch_equals_the_golden_model(accelerator, digits_program, digits, digits_job, tmp_path):
     """Values of a batch, and what was counted; the program from a file; an empty batch."""
     images, matches = digits.examples.test_images[:3], ("matches_ann", "matches_snn")
-    accelerator.load(image)
+    accelerator.load(digits_program)
     levels = accelerator(images)
     np.testing.assert_array_equal(levels, evaluate(digits, images).output)
     assert levels.dtype == np.int64
@@ -37,43 +32,43 @@ def test_batch_equals_the_golden_model(accelerator, image, digits, digits_job, t
         model = simulate_model(digits_job, tensor).counters
         assert {name: report.counters[name] for name in matches} == {name: model[name] for name in matches}
         assert report.cycles == report.counters["cycles"] == pytest.approx(model["cycles"], rel=0.01)
-    image.save(tmp_path / "digits.nfx")
+    digits_program.save(tmp_path / "digits.nfx")
     accelerator.load(tmp_path / "digits.nfx")
     np.testing.assert_array_equal(accelerator(images[1:2]), levels[1:2])
     assert accelerator(images[:0]).shape == (0, *levels.shape[1:])
     assert accelerator.status == Status.DONE
 
 
-def test_wrong_programs_are_refused(accelerator, image, digits):
+def test_wrong_programs_are_refused(accelerator, digits_program, digits):
     with pytest.raises(fpga.DeviceError, match="no program is loaded"):
         accelerator(digits.examples.test_images[:1])
-    other = dataclasses.replace(image, config=TINY.replace(snn_levels=4))
+    other = dataclasses.replace(digits_program, config=TINY.replace(snn_levels=4))
     with pytest.raises(fpga.WrongDevice, match="snn_levels is 8, the program's 4"):
         accelerator.load(other)
     with fpga.open("sim", memory_bytes=4096) as small, pytest.raises(fpga.WrongDevice, match="takes 16,[0-9]{3} bytes, the accelerator's memory has 4,096"):
-        small.load(image)
+        small.load(digits_program)
     with pytest.raises(ValueError, match="no back end 'usb'"):
         fpga.open("usb")
 
 
-def test_errors_of_jobs_are_exceptions(accelerator, image, digits):
+def test_errors_of_jobs_are_exceptions(accelerator, digits_program, digits):
     """A damaged descriptor, and a good job after it."""
     images = digits.examples.test_images[:1]
-    memory = image.memory.copy()
+    memory = digits_program.memory.copy()
     memory[0, 0] ^= 0x10
-    accelerator.load(dataclasses.replace(image, memory=memory))
+    accelerator.load(dataclasses.replace(digits_program, memory=memory))
     with pytest.raises(fpga.JobError, match="descriptor 0 with BAD_CHECKSUM: a descriptor's checksum is wrong") as caught:
         accelerator(images)
     assert caught.value.status == Status.BAD_CHECKSUM and caught.value.descriptor == 0
-    accelerator.load(image)
+    accelerator.load(digits_program)
     np.testing.assert_array_equal(accelerator(images), evaluate(digits, images).output)
 
 
-def test_memory_that_ends_too_early(image, digits):
+def test_memory_that_ends_too_early(digits_program, digits):
     """What lies beyond memory is an error on the bus, not a hang; the driver is kept from noticing it beforehand."""
-    with fpga.open("sim", memory_bytes=image.tensor("act1").base * TINY.line_bytes) as accelerator:
+    with fpga.open("sim", memory_bytes=digits_program.tensor("act1").base * TINY.line_bytes) as accelerator:
         device = accelerator.device
-        device.write_memory(0, image.memory[:image.tensor("act1").base].tobytes())
+        device.write_memory(0, digits_program.memory[:digits_program.tensor("act1").base].tobytes())
         accelerator.write("control", 0x101)
         assert device.wait_interrupt(10)
         assert accelerator.status == Status.BUS_ERROR
@@ -81,9 +76,9 @@ def test_memory_that_ends_too_early(image, digits):
             device.read_memory(device.memory_bytes, 4)
 
 
-def test_timeout_stops_the_job(accelerator, image, digits, monkeypatch):
+def test_timeout_stops_the_job(accelerator, digits_program, digits, monkeypatch):
     images = digits.examples.test_images[:1]
-    accelerator.load(image)
+    accelerator.load(digits_program)
     monkeypatch.setattr(accelerator.device, "wait_interrupt", lambda timeout: False)
     with pytest.raises(fpga.TimedOut, match="within 60 s"):
         accelerator(images)
@@ -92,48 +87,34 @@ def test_timeout_stops_the_job(accelerator, image, digits, monkeypatch):
 
 
 class Settling(fpga.Device):
-    """As after the watchdog: ``busy`` stays 1 for so many reads of the status, and a start is ignored until it is 0. ``early``: what came too early."""
+    """A device of nothing but `SettlingRegisters`."""
 
     memory_bytes = 1 << 20
 
     def __init__(self, config, polls):
-        self.polls, self.early, self.finished = polls, [], False
-        self.words = {"identity": registers.IDENTITY, "version": registers.VERSION, **registers.config_words(config)}
-        self.names = {register.offset: register.name for register in registers.REGISTERS}
-
-    def read_register(self, offset):
-        if self.names[offset] != "status":
-            return self.words.get(self.names[offset], 0)
-        self.polls = max(self.polls - 1, 0)
-        return int(self.polls > 0) | self.finished << 1 | Status.DONE << 8
-
-    def write_register(self, offset, value):
-        if self.names[offset] == "control" and value & 2:
-            self.polls = 0
-        if self.names[offset] == "control" and value & 1:
-            self.early += ["start"] * bool(self.polls)
-            self.finished = not self.polls
+        self.registers = SettlingRegisters(config, polls)
+        self.read_register, self.write_register = self.registers.read, self.registers.write
 
     def read_memory(self, address, count):
         return bytes(count)
 
     def write_memory(self, address, content):
-        self.early += ["memory"] * bool(self.polls)
+        self.registers.early += ["memory"] * bool(self.registers.polls)
 
     def wait_interrupt(self, timeout):
-        return self.finished
+        return self.registers.finished
 
 
-def test_start_waits_while_the_accelerator_is_busy(image, digits):
+def test_start_waits_while_the_accelerator_is_busy(digits_program, digits):
     device = Settling(TINY, 5)
     accelerator = fpga.Accelerator(device)
-    accelerator.load(image)
-    device.polls = 5
-    assert not accelerator(digits.examples.test_images[:1]).any() and not device.early
-    device.polls, accelerator.timeout = 1 << 30, 0.01
+    accelerator.load(digits_program)
+    device.registers.polls = 5
+    assert not accelerator(digits.examples.test_images[:1]).any() and not device.registers.early
+    device.registers.polls, accelerator.timeout = 1 << 30, 0.01
     with pytest.raises(fpga.TimedOut, match="an earlier job was still under way after 0.01 s; it was stopped"):
         accelerator(digits.examples.test_images[:1])
-    assert not device.early
+    assert not device.registers.early
 
 
 def test_registers(accelerator):

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import types
 import zipfile
-from importlib import resources
 from multiprocessing.connection import Listener
 from pathlib import Path
 
@@ -23,9 +22,7 @@ from amaranth.lib.wiring import Out
 from neuroflex import fpga, registers
 from neuroflex.axi import AxiConfig, Burst
 from neuroflex.axi_bus import axi_lite_signature
-from neuroflex.compiler.network import Network
 from neuroflex.config import PRESETS
-from neuroflex.flow import compile_network
 from neuroflex.formats import Status
 from neuroflex.fpga.boards import BOARDS
 from neuroflex.fpga.hwh import hardware_handoff
@@ -33,7 +30,6 @@ from neuroflex.fpga.pynq_device import PynqDevice
 from neuroflex.fpga.zynq import AXI, BASE_ADDRESS, ZynqFabric
 from neuroflex.fpga.zynq_build import archive
 from neuroflex.hdl.shell import AxiShell
-from neuroflex.program import program_image
 from neuroflex.sim.network import evaluate
 from neuroflex.tb import axi_system
 from neuroflex.tb.axi_system import AxiSystem
@@ -162,32 +158,22 @@ def board(request, monkeypatch, tmp_path):
         yield made
 
 
-@pytest.fixture(scope="module")
-def network():
-    return Network.load(resources.files("neuroflex.zoo") / "digits.npz")
-
-
-@pytest.fixture(scope="module")
-def image(network):
-    return program_image(compile_network(network, TINY), policy="hybrid", seed=0)
-
-
 @pytest.mark.parametrize("board", ["shell", pytest.param("zynq", marks=pytest.mark.long)], indirect=True)
-def test_batch_equals_the_golden_model(board, image, network):
+def test_batch_equals_the_golden_model(board, digits_program, digits):
     """Polled, with the port set to 64 bits; memory arrives through flush and invalidate alone."""
-    images = network.examples.test_images[:2]
+    images = digits.examples.test_images[:2]
     with fpga.open("pynq", overlay=board.bitstream, memory_bytes=1 << 20) as accelerator:
         assert board.afi == {0x00: 0, 0x14: 0xF00}
         assert accelerator.device.clock_mhz == 100
         assert accelerator.read("program_page") == accelerator.read("tensor_page") == board.system.base // 4096
-        accelerator.load(image)
-        np.testing.assert_array_equal(accelerator(images), evaluate(network, images).output)
+        accelerator.load(digits_program)
+        np.testing.assert_array_equal(accelerator(images), evaluate(digits, images).output)
         assert accelerator.status == Status.DONE
         assert all(report.cycles > 10_000 for report in accelerator.reports)
     assert board.loaded == [(str(board.bitstream), True)] and board.freed == 1
 
 
-def test_interrupt(board, image, network, monkeypatch):
+def test_interrupt(board, digits_program, digits, monkeypatch):
     """Through user-space I/O, for which a pipe stands in. An interrupt left over from before a job is not its end."""
     with PynqDevice(board.bitstream, memory_bytes=1 << 20) as device:
         monkeypatch.setattr(device, "_finished", lambda: True)
@@ -207,10 +193,10 @@ def test_interrupt(board, image, network, monkeypatch):
         return (readable if len(events) == 1 or board.system.interrupt else []), [], []
 
     monkeypatch.setattr("neuroflex.fpga.pynq_device.select.select", ready)
-    images = network.examples.test_images[:1]
+    images = digits.examples.test_images[:1]
     with fpga.open("pynq", overlay=board.bitstream, memory_bytes=1 << 20) as accelerator:
-        accelerator.load(image)
-        np.testing.assert_array_equal(accelerator(images), evaluate(network, images).output)
+        accelerator.load(digits_program)
+        np.testing.assert_array_equal(accelerator(images), evaluate(digits, images).output)
         assert len(events) == 2 and events[0][:4] == b"\1\0\0\0"          # let through before each wait
         assert not accelerator.device.wait_interrupt(0)
 
@@ -255,20 +241,20 @@ def real_pynq():
 
 @pytest.mark.long
 @pytest.mark.skipif(real_pynq() is None, reason="no environment with the package pynq: `make pynq-venv` makes one (it wants NumPy below 2, this one has 2)")
-def test_real_package(tmp_path, image, network):
+def test_real_package(tmp_path, digits_program, digits):
     """The archive's driver, hand-off file and program on `pynq.Overlay`, `pynq.allocate` and `pynq.MMIO` themselves."""
     report = {"config": TINY.to_dict(), "part": "xc7z020clg400-1", "board_clock_mhz": 100, "lut": 0, "ff": 0, "dsp": 0, "bram": 0}
     content = {"neuroflex.hwh": hardware_handoff(base=BASE, clock_mhz=100, design="neuroflex").encode(), "neuroflex.bit": bit_header() + bytes.fromhex("aa995566") + bytes(64)}
-    with zipfile.ZipFile(io.BytesIO(archive(content, BOARDS["pynq_z2"], report, network))) as zipped:
+    with zipfile.ZipFile(io.BytesIO(archive(content, BOARDS["pynq_z2"], report, digits))) as zipped:
         zipped.extractall(tmp_path)
-    images = network.examples.test_images[:2]
+    images = digits.examples.test_images[:2]
     np.save(tmp_path / "images.npy", images)
     with AxiSystem(TINY, AxiConfig(jobs=4), quick=True) as system, Listener(("127.0.0.1", 0), authkey=b"pynq") as listener:
         arguments = [real_pynq(), ROOT / "tests" / "real_pynq.py", tmp_path / "neuroflex_pynq_z2", listener.address[1], tmp_path / "images.npy", tmp_path / "levels.npy"]
         with open(tmp_path / "log", "w") as log, subprocess.Popen(list(map(str, arguments)), stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path) as child:
             serve(listener, child, system)
         assert child.returncode == 0, (tmp_path / "log").read_text()
-    np.testing.assert_array_equal(np.load(tmp_path / "levels.npy"), evaluate(network, images).output)
+    np.testing.assert_array_equal(np.load(tmp_path / "levels.npy"), evaluate(digits, images).output)
     assert (tmp_path / "log").read_text().startswith("pynq ")
 
 

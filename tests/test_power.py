@@ -1,7 +1,7 @@
 """Energy from standard-cell netlists: Liberty text, a netlist whose energy is known by hand, memories, the fit, and the table of coefficients."""
-import importlib.util
 import json
 
+import measure_energy
 import numpy as np
 import pytest
 
@@ -167,31 +167,23 @@ def test_memory_energy_follows_the_published_points():
     assert access_energy(1024, 32) == pytest.approx(5 * scale / np.sqrt(2))
 
 
-@pytest.fixture(scope="module")
-def script(pytestconfig):
-    spec = importlib.util.spec_from_file_location("measure_energy", pytestconfig.rootpath / "scripts" / "measure_energy.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_fit_finds_what_was_put_in(script):
+def test_the_fit_finds_what_was_put_in():
     rng = np.random.default_rng(3)
     counts = [{"cycle": int(c), "match": int(m), "chunk": 7} for c, m in rng.integers(100, 1000, (40, 2))]
     clean = [2.0 * one["cycle"] + 5.0 * one["match"] for one in counts]
-    found = script.fit(counts, clean, ["cycle", "match"])
+    found = measure_energy.fit(counts, clean, ["cycle", "match"])
     assert np.allclose([found["pj"]["cycle"], found["pj"]["match"], found["residual"]], [2, 5, 0])
-    noisy = script.fit(counts, np.array(clean) * rng.normal(1, 0.05, 40), ["cycle", "match"])
+    noisy = measure_energy.fit(counts, np.array(clean) * rng.normal(1, 0.05, 40), ["cycle", "match"])
     assert abs(noisy["pj"]["match"] - 5) < 4 * noisy["error"]["match"] < 1 and 0.03 < noisy["residual"] < 0.07
-    assert script.fit(counts, [10.0 * one["match"] for one in counts], ["match", "chunk"])["pj"]["chunk"] == pytest.approx(0, abs=1e-6)
+    assert measure_energy.fit(counts, [10.0 * one["match"] for one in counts], ["match", "chunk"])["pj"]["chunk"] == pytest.approx(0, abs=1e-6)
 
 
-def test_the_recorded_run_gives_the_table(script, pytestconfig):
+def test_the_recorded_run_gives_the_table(pytestconfig):
     recorded = json.loads((pytestconfig.rootpath / "docs" / "energy.json").read_text())
     measured = {c.name: (c.picojoules, c.error) for c in SETS["measured-sky130"]}
     assert measured == {name: tuple(value) for name, value in recorded["coefficients"].items()} and set(measured) == set(EVENTS)
-    again = script.coefficients(recorded)
+    again = measure_energy.coefficients(recorded)
     assert all(np.allclose(again[name], measured[name], atol=0.01) for name in EVENTS)
-    assert script.markdown(recorded) in (pytestconfig.rootpath / "docs" / "energy.md").read_text()
+    assert measure_energy.markdown(recorded) in (pytestconfig.rootpath / "docs" / "energy.md").read_text()
     for block in recorded["blocks"].values():
         assert block["differences"] == 0 and block["matches"] > 10_000 and block["logic"]["residual"] < 0.1

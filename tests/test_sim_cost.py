@@ -1,22 +1,16 @@
 """Cost model: fitted coefficients, the energy table and which columns the SNN core can take."""
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
+import fit_cost
 import numpy as np
 import pytest
 
 from neuroflex import zoo
-from neuroflex.compiler.lower import row_chunks
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.sim.cost import ColumnCosts, CostModel, column_costs, fit, placed_energy
 from neuroflex.sim.energy import EVENTS, SETS, energy_table, markdown
 from neuroflex.sim.network import evaluate
-
-_spec = importlib.util.spec_from_file_location("fit_cost", Path(__file__).parent.parent / "scripts" / "fit_cost.py")
-fit_cost = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fit_cost)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +112,7 @@ def test_chunks_are_paid_by_every_pe_that_has_columns(digits):
     layer, config = network.layer("act2"), PRESETS["tiny"]
     energy = dict.fromkeys(energy_table(), 0.0) | {"laggy_chunk": 128 / config.chunk_bits}
     run = trace.layers["act2"]
-    chunks = run.rows * row_chunks(network, layer, config)
+    chunks = run.rows * network.row_chunks(layer, config.chunk_bits)
 
     def tile(columns, core, pe):
         return SimpleNamespace(columns=np.arange(*columns), core=np.asarray(core), pe=np.asarray(pe))

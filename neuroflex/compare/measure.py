@@ -11,7 +11,7 @@ import numpy as np
 from neuroflex.compare import baselines
 from neuroflex.compare.shaped import chained_network, shaped_layer
 from neuroflex.compare.shapes import SHAPES, host_work
-from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles, row_chunks
+from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles
 from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, columns_per_pe, profile, schedule, schedule_tiles
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
@@ -307,7 +307,7 @@ def _iso_area(subject, config, energy, iso, by_part, costs, runs):
         for part, tiles, of_layers, sums in zip(subject.parts, by_part[policy], costs, runs[policy]):
             for layer in part.network.layers:
                 one, own = of_layers[layer.name], sums[layer.name]
-                chunks_per_pe = 2 * (config.mask_pairs // max(row_chunks(part.network, layer, config), 1))
+                chunks_per_pe = 2 * (config.mask_pairs // max(part.network.row_chunks(layer, config.chunk_bits), 1))
                 grid = part.network.grid(layer)
                 span, passes = baselines.iso_span(
                     one.delay[core], one.size, iso.pes(core), columns_per_pe=max(1, min(config.columns_per_pe, chunks_per_pe)),
@@ -386,7 +386,7 @@ def _layers(subject, config, runs):
             grid = network.grid(layer)
             rows = round(grid[0] * grid[1] / part.fraction)
             matches = float(sums.counts[_CAUSES:].sum())
-            chunks = row_chunks(network, layer, config)
+            chunks = network.row_chunks(layer, config.chunk_bits)
             table.append({
                 "layer": layer.name, "rows": rows, "inputs": layer.weights.shape[0], "columns": layer.columns, "on_snn": sums.spiking,
                 "levels_in": int(network.input_levels(layer).max()), "levels_out": int(layer.levels.max()),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .yosys import flattened, run_yosys
 
-__all__ = ["synth_ecp5", "synth_xilinx", "xilinx_counts"]
+__all__ = ["ecp5_counts", "synth_ecp5", "synth_xilinx", "xilinx_counts"]
 
 # LUT4 sites that each cell takes. A distributed memory fills two slices and
 # its write port occupies a third.
@@ -63,6 +63,11 @@ def synth_xilinx(verilog, top):
         and ``bram`` blocks of 36 Kbit (halves count 0.5).
     """
     return _synthesise(verilog, top, "synth_xilinx -family xc7 -noiopad -noclkbuf", _XILINX)
+
+
+def ecp5_counts(cells):
+    """``lut``, ``ff``, ``dsp`` and ``bram`` as `synth_ecp5` counts them, from counts by cell type."""
+    return _counts(cells, _ECP5)
 
 
 def xilinx_counts(cells):
