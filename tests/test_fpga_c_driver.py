@@ -96,12 +96,14 @@ def library(digits_program, tmp_path_factory):
     folder = tmp_path_factory.mktemp("c")
     damaged = digits_program.memory.copy()
     damaged[digits_program.descriptors[1], 0] ^= 0x10
-    programs = {"digits": digits_program, "damaged": dataclasses.replace(digits_program, memory=damaged), "other": dataclasses.replace(digits_program, config=TINY.replace(snn_levels=4))}
+    programs = {"digits": digits_program, "damaged": dataclasses.replace(digits_program, memory=damaged),
+                "other": dataclasses.replace(digits_program, config=TINY.replace(snn_levels=4))}
     sources = {**c_driver(), "registers.h": registers.to_c_header(registers.REGISTERS + registers.SHELL_REGISTERS),
                **{f"{name}.c": c_program(program, name) for name, program in programs.items()}}
     for name, text in sources.items():
         (folder / name).write_text(text)
-    done = subprocess.run(["g++", "-x", "c", *FLAGS, "-o", "driver.so", *(name for name in sources if name.endswith(".c"))], cwd=folder, capture_output=True, text=True)
+    files = [argument for name in sources if name.endswith(".c") for argument in ("-x", "c", name)]      # g++ takes only the next file as C
+    done = subprocess.run(["g++", *FLAGS, "-o", "driver.so", *files], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return ctypes.CDLL(str(folder / "driver.so"))
 

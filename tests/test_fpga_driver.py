@@ -93,7 +93,12 @@ class Settling(fpga.Device):
 
     def __init__(self, config, polls):
         self.registers = SettlingRegisters(config, polls)
-        self.read_register, self.write_register = self.registers.read, self.registers.write
+
+    def read_register(self, offset):
+        return self.registers.read(offset)
+
+    def write_register(self, offset, value):
+        self.registers.write(offset, value)
 
     def read_memory(self, address, count):
         return bytes(count)
