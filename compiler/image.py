@@ -13,6 +13,7 @@ File layout, little-endian::
 
 Whatever is not exactly such a file is refused with an :class:`ImageError` that says why.
 """
+import base64
 import hashlib
 import json
 import struct
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from neuroflex.atomic import write_atomically
+from neuroflex.compiler.network import Network, NetworkError
 from neuroflex.config import ArchConfig, ConfigError
 from neuroflex.formats import CHUNK_LINES, MAX_LEVEL
 
@@ -201,6 +203,25 @@ class ProgramImage:
     def read_output(self, memory):
         """The output's levels, ``int64[channels, height, width]``, from the memory after a job."""
         return decode_tensor(memory, self.tensor(self.output), self.config)
+
+    def network(self, origin="the program"):
+        """The `Network` that was compiled, which ``about`` carries; ``origin`` is what messages call the image.
+
+        Raises
+        ------
+        ImageError
+            When there is none, or it is no network.
+        neuroflex.compiler.network.NetworkError
+            When the network is damaged.
+        """
+        try:
+            return Network.from_bytes(base64.b64decode(self.about["network"]), origin=f"{origin}: its network")
+        except NetworkError:
+            raise
+        except KeyError:
+            raise ImageError(f"{origin}: holds no network; make it with `neuroflex compile`") from None
+        except (TypeError, ValueError) as error:        # of base64 as well
+            raise ImageError(f"{origin}: the network in it cannot be read: {error}") from error
 
     def to_bytes(self):
         """The file's content; equal images give equal bytes."""

@@ -4,7 +4,6 @@
 unpacked archive: ``sudo -E python3 classify_digits.py --back-end pynq``.
 """
 import argparse
-import base64
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ if (Path(__file__).parent / "python").is_dir():         # the board's archive br
 
 from neuroflex import fpga
 from neuroflex.compiler.image import ProgramImage
-from neuroflex.compiler.network import Network
 
 SHADES = " .:-=+*#%@"
 
@@ -36,8 +34,8 @@ def program_for(back_end, path):
 
 def examples_of(image, count):
     """Test images and their labels, which the program image carries with its network."""
-    network = Network.from_bytes(base64.b64decode(image.about["network"]), origin="the program's network")
-    return network.examples.test_images[:count], network.examples.test_labels[:count]
+    examples = image.network().examples
+    return examples.test_images[:count], examples.test_labels[:count]
 
 
 def as_text(picture):

@@ -133,7 +133,8 @@ def _run(folder, what, program, *arguments):
     path = Path(sys.executable).with_name(program)
     if not path.exists():
         raise ModuleNotFoundError(f"{what} is missing: pip install 'neuroflex[fpga]'")
-    done = subprocess.run([path, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    (folder / f"{what}.log").write_text(done.stdout)
+    log = folder / f"{what}.log"
+    with log.open("w") as printed:      # grows while the tool works, for those who wait
+        done = subprocess.run([path, *arguments], cwd=folder, stdout=printed, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise ToolError(f"{what} failed; it printed last:\n{done.stdout[-2000:]}")
+        raise ToolError(f"{what} failed; it printed last:\n{log.read_text()[-2000:]}")

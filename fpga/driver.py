@@ -1,5 +1,4 @@
 """The driver: NumPy in, NumPy out, the same on a board and in simulation."""
-import base64
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ import numpy as np
 
 from neuroflex import registers
 from neuroflex.compiler.image import ProgramImage, decode_tensor, encode_tensor
-from neuroflex.compiler.network import Network
 from neuroflex.formats import Status
 from neuroflex.fpga.device import DeviceError, JobError, TimedOut, WrongDevice
 from neuroflex.sim.network import quantise
@@ -110,11 +108,12 @@ class Accelerator:
         WrongDevice
             When it was compiled for another configuration, or memory is too small.
         neuroflex.compiler.image.ImageError
-            When the file is none.
+            When the file is none, or carries no network.
         TimedOut
             When an earlier job is still under way after ``timeout`` seconds.
         """
         image = program if isinstance(program, ProgramImage) else ProgramImage.load(Path(program))
+        network = image.network()
         for name, want in registers.config_words(image.config).items():
             got = self.read(name)
             different = [f"{f.name} is {_field(name, f.name, got)}, the program's {_field(name, f.name, want)}"
@@ -129,7 +128,7 @@ class Accelerator:
         for start in range(0, len(content), _BLOCK):
             self._device.write_memory(start, content[start:start + _BLOCK])
         self.write("program", image.descriptors[0])
-        self._image, self._network = image, Network.from_bytes(base64.b64decode(image.about["network"]), origin="the program's network")
+        self._image, self._network = image, network
 
     def __call__(self, images):
         """Run a batch.

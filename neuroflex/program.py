@@ -10,7 +10,6 @@ import numpy as np
 
 from neuroflex import flow
 from neuroflex.compiler.image import ImageError, ProgramImage, Tensor
-from neuroflex.compiler.network import Network, NetworkError
 from neuroflex.formats import descriptor_lines
 
 __all__ = ["open_image", "program_image"]
@@ -54,16 +53,12 @@ def open_image(path):
         When the network in it is damaged.
     """
     image = ProgramImage.load(path)
+    network = image.network(path)
     try:
-        network = Network.from_bytes(base64.b64decode(image.about["network"]), origin=f"{path}: its network")
         policy, seed = image.about["policy"], image.about["seed"]
     except KeyError as error:
         raise ImageError(f"{path}: holds no {error.args[0]}, so that there is nothing to compare with; make it with "
                          "`neuroflex compile`") from None
-    except NetworkError:
-        raise
-    except (TypeError, ValueError) as error:        # of base64 as well
-        raise ImageError(f"{path}: the network in it cannot be read: {error}") from error
     job = flow.compile_network(network, image.config, policy=policy, seed=seed)
     if not np.array_equal(job.memory, image.memory):
         raise ImageError(f"{path}: compiled by a version of NeuroFlex that compiles differently; compile the network again")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from neuroflex import fpga, registers
+from neuroflex.compiler.image import ImageError
 from neuroflex.config import PRESETS
 from neuroflex.flow import simulate_model
 from neuroflex.formats import Status
@@ -47,6 +48,9 @@ def test_wrong_programs_are_refused(accelerator, digits_program, digits):
         accelerator.load(other)
     with fpga.open("sim", memory_bytes=4096) as small, pytest.raises(fpga.WrongDevice, match="takes 16,[0-9]{3} bytes, the accelerator's memory has 4,096"):
         small.load(digits_program)
+    for about, words in (({}, "the program: holds no network"), ({"network": "a"}, "the program: the network in it cannot be read: ")):
+        with pytest.raises(ImageError, match=words):
+            accelerator.load(dataclasses.replace(digits_program, about=about))
     with pytest.raises(ValueError, match="no back end 'usb'"):
         fpga.open("usb")
 
