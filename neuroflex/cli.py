@@ -61,10 +61,11 @@ def _input_errors():
     from neuroflex.compiler.network import NetworkError
     from neuroflex.compiler.schedule import ScheduleError
     from neuroflex.config import ConfigError
+    from neuroflex.data_folder import DataError
     from neuroflex.fpga.boards import DoesNotFit
     from neuroflex.generate import GenerateError
 
-    return DoesNotFit, ImageError, LoweringError, NetworkError, ScheduleError, ConfigError, GenerateError, OSError
+    return ConfigError, DataError, DoesNotFit, GenerateError, ImageError, LoweringError, NetworkError, ScheduleError, OSError
 
 
 def _fail(arguments, message, code):

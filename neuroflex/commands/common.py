@@ -13,7 +13,7 @@ from neuroflex.progress import Display
 from neuroflex.registers import MAX_LATENCY
 
 __all__ = ["CheckFailed", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
-           "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
+           "load_subject", "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
 
 POLICIES = ("hybrid", "balanced", "all_ann", "all_snn", "layerwise", "random")
 
@@ -79,6 +79,18 @@ def load_network(name, shapes=()):
         besides = f"a shape ({', '.join(shapes)}), " if shapes else ""
         raise click.UsageError(f"{name!r} is neither {besides}a network of the zoo ({', '.join(zoo.names())}) nor a file")
     return Network.load(name)
+
+
+def load_subject(name):
+    """What a comparison runs: the shape of this name, with its spike traces looked through, or else a network."""
+    from neuroflex.compare.shapes import SHAPES
+    from neuroflex.compare.traces import spike_counts
+
+    if name not in SHAPES:
+        return load_network(name, SHAPES)
+    if SHAPES[name].trace:
+        spike_counts(SHAPES[name])
+    return SHAPES[name]
 
 
 def is_image(path):

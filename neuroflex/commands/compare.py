@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import display, emit, json_option, load_network, seed_option, table
+from neuroflex.commands.common import display, emit, json_option, load_subject, seed_option, table
 from neuroflex.registers import MAX_LATENCY
 
 __all__ = ["command"]
@@ -27,21 +27,21 @@ STEPS = 9       # of one network
 def command(networks, config_name, rows, images, coefficients, latency, report_file, trace_file, seed, as_json):
     """Compare whole networks with every baseline: cycles, energy, energy-delay product, utilisation.
 
-    NETWORK is a shape with synthetic densities (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, peer_2, peer_10, peer_50, peer_100), a trained
-    network of the zoo, or a network file. What each figure means: docs/comparison.md.
+    NETWORK is a shape with synthetic densities (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, peer_2, peer_10, peer_50, peer_100,
+    loas_vgg16_drawn, loas_alexnet_drawn), one with recorded spikes (loas_vgg16, loas_alexnet: files in the folder that NEUROFLEX_DATA names), a
+    trained network of the zoo, or a network file. What each figure means: docs/comparison.md.
     """
     networks = tuple(dict.fromkeys(networks))
     pictures = bool(report_file or trace_file)
     show = display(len(networks) * (STEPS + pictures) + bool(report_file) + bool(trace_file))
     from neuroflex.compare.measure import compare_network, subject_of
-    from neuroflex.compare.shapes import SHAPES
     from neuroflex.config import load_config
     from neuroflex.sim.energy import SETS
 
     if coefficients not in SETS:
         raise click.UsageError(f"no set of coefficients {coefficients!r}; there are {', '.join(SETS)}")
     config, found, timelines = load_config(config_name), {}, {}
-    loaded = {name: name if name in SHAPES else load_network(name, SHAPES) for name in networks}     # refuses what is none before anything starts
+    loaded = {name: load_subject(name) for name in networks}     # refuses what is none before anything starts
     for name, which in loaded.items():
         subject = subject_of(which, seed=seed, rows=rows, images=images, show=show)
         comparison = compare_network(subject, config, seed=seed, coefficients=coefficients, latency=latency, show=show)

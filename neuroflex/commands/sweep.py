@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, display, emit, json_option, load_network, table
+from neuroflex.commands.common import CheckFailed, display, emit, json_option, load_subject, table
 
 __all__ = ["command"]
 
@@ -25,13 +25,11 @@ def command(networks, configs, seeds, rows, images, folder, processes, scheduler
     Each job is what `neuroflex compare` does. A worker that dies loses its own job only, which another one takes over.
     """
     show = display(1)
-    from neuroflex.compare.shapes import SHAPES
     from neuroflex.compare.sweep import SweepFailed, jobs_of, sweep
     from neuroflex.config import load_config
 
     for name in networks:
-        if name not in SHAPES:
-            load_network(name, SHAPES)      # refuses what is none before anything starts
+        load_subject(name)      # refuses what is none before anything starts
     jobs = jobs_of(dict.fromkeys(networks), [load_config(name) for name in dict.fromkeys(configs)], range(seeds), rows=rows, images=images)
     with show.count(f"run {len(jobs)} comparisons, a file each in {folder}", len(jobs)) as done:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from neuroflex.compare import baselines
 from neuroflex.compare.shaped import chained_network, shaped_layer
 from neuroflex.compare.shapes import SHAPES, host_work
+from neuroflex.compare.traces import spike_counts
 from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles
 from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, columns_per_pe, profile, schedule, schedule_tiles
 from neuroflex.formats import Core, StallCause, Status
@@ -60,8 +61,9 @@ class Subject:
 
 
 def _shaped_parts(shape, seed, rows, show):
+    recorded = spike_counts(shape) if shape.trace else {}
     cut = [layer.cut(rows) if rows else (layer, 1.0) for layer in shape.layers]
-    drawn = ((shaped_layer(layer, seed=(seed, number)), fraction) for number, (layer, fraction) in enumerate(cut))
+    drawn = ((shaped_layer(layer, seed=(seed, number), counts=recorded.get(layer.name)), fraction) for number, (layer, fraction) in enumerate(cut))
     if shape.chained:
         drawn = [(chained_network([layer for layer, _ in cut], name=shape.name, seed=seed), cut[0][1])]
     for (network, tensors), fraction in show.track(drawn, f"{shape.name}: draw layers of the stated densities", total=1 if shape.chained else len(cut)):
@@ -90,12 +92,14 @@ def subject_of(which, *, seed=0, rows=None, images=1, show=None):
     ------
     LoweringError
         When a trained network holds fewer images.
+    DataError
+        When the spike traces of a shape are missing or not what they should be.
     """
     show = show or Silent()
     shape = SHAPES.get(which, which) if isinstance(which, str) else which
     if hasattr(shape, "host"):
         parts, seconds = zip(*_shaped_parts(shape, seed, rows, show))
-        return Subject(name=shape.name, title=shape.title, parts=list(parts), images=1, densities="synthetic densities", source=shape.source,
+        return Subject(name=shape.name, title=shape.title, parts=list(parts), images=1, densities=shape.densities, source=shape.source,
                        host=shape.host, host_share=host_work(shape), evaluation_seconds=sum(seconds))
     network = shape
     held = 0 if network.examples is None else len(network.examples.test_images)

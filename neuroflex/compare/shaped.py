@@ -5,6 +5,7 @@
 * A channel's activation density is drawn from a beta distribution about the layer's mean, concentration 8, and its positions
   independently of each other.
 * Nonzero levels follow P(q) ∝ 0.6**q for q = 1 … L; with more than 15 levels (images) they are uniform.
+* Recorded spikes take the place of drawn activations where a network has them; weights are the same with them and without.
 
 Layers that are chained to one program get their inputs from the layer before, whose biases give every column the stated density.
 
@@ -41,13 +42,15 @@ def _levels(rng, levels, shape):
     return 1 + np.searchsorted(np.cumsum(chance / chance.sum())[:-1], rng.random(shape, np.float32), side="right")
 
 
-def shaped_layer(shape, *, seed=0):
+def shaped_layer(shape, *, seed=0, counts=None):
     """A network of one layer, and an input for it.
 
     Parameters
     ----------
     shape : neuroflex.compare.shapes.LayerShape
     seed : int or sequence of int
+    counts : uint8 array (channels, at least height, width), optional
+        Recorded input, see `neuroflex.compare.traces.spike_counts`: levels, or where an analog layer's pixels are not zero.
 
     Returns
     -------
@@ -71,10 +74,15 @@ def shaped_layer(shape, *, seed=0):
     layer = Layer(name=shape.name, sources=sources, weights=weights, bias=np.zeros(shape.columns, np.int64),
                   theta=thresholds(rng, weights, shape.activation_density, shape.levels_in, shape.levels_out),
                   levels=np.full(shape.columns, shape.levels_out), pool_h=shape.pool, pool_w=shape.pool)
-    network = Network(name=shape.name, input=spec, layers=[layer], metadata={"densities": "synthetic"})
+    network = Network(name=shape.name, input=spec, layers=[layer], metadata={"densities": "synthetic" if counts is None else "synthetic weights, recorded spikes"})
     channels = _beta(rng, shape.activation_density, CHANNEL_CONCENTRATION, (shape.channels, 1, 1))
     image = (1, shape.channels, shape.height, shape.width)
-    tensor = (_levels(rng, shape.levels_in, image) * (rng.random(image, np.float32) < channels)).astype(np.uint8)
+    levels = _levels(rng, shape.levels_in, image)
+    nonzero = rng.random(image, np.float32) < channels
+    if counts is not None:
+        counts = counts[None, :, :shape.height]     # layers are cut at the bottom
+        levels, nonzero = levels if shape.analog else counts, counts > 0
+    tensor = (levels * nonzero).astype(np.uint8)
     if shape.packed:
         tensor = gather(tensor, window).transpose(0, 3, 1, 2).copy()
     return network, tensor

@@ -7,6 +7,7 @@ __all__ = ["LayerShape", "NetworkShape", "SHAPES", "host_work"]
 
 from dataclasses import dataclass, replace
 
+from neuroflex.compare.traces import TRACE_STEPS
 from neuroflex.formats import MAX_LEVEL
 
 
@@ -30,6 +31,8 @@ class LayerShape:
     levels_in, levels_out : int
     activation_density, weight_density : float
         Means, see `neuroflex.compare.shaped`.
+    trace : str
+        Name of its input in the network's file of recorded spikes.
     """
 
     name: str
@@ -47,6 +50,12 @@ class LayerShape:
     levels_out: int = 4
     activation_density: float = 0.3
     weight_density: float = 0.2
+    trace: str = ""
+
+    @property
+    def analog(self):
+        """Whether it reads an image's pixels: of their trace only the places that are not zero are known."""
+        return self.levels_in == MAX_LEVEL
 
     @property
     def grid(self):
@@ -101,6 +110,8 @@ class NetworkShape:
         Where shapes and densities come from.
     chained : bool
         The layers run as one program, each reading what the one before has written.
+    trace : str
+        File of recorded spikes (`neuroflex.compare.traces`) that the layers read instead of drawn activations.
     """
 
     name: str
@@ -109,6 +120,12 @@ class NetworkShape:
     host: dict
     source: str
     chained: bool = False
+    trace: str = ""
+
+    @property
+    def densities(self):
+        """What of the operands is real, for the report."""
+        return "activations: real spike traces, weights: synthetic" if self.trace else "synthetic densities"
 
     @property
     def macs(self):
@@ -225,6 +242,43 @@ def _bert_base(tokens=128):
                "weights 15 % nonzero: assumed")
 
 
+def _loas(name, title, layers, weights, *, traced):
+    """A network of LoAS with T = 4: its recorded spikes as inputs, or activations that are drawn with the same density in each layer."""
+    common = dict(levels_in=TRACE_STEPS, levels_out=TRACE_STEPS, weight_density=weights)
+    layers = [LayerShape(**common | layer) for layer in layers]
+    layers[0] = replace(layers[0], packed=True, levels_in=MAX_LEVEL, weight_density=0.5)
+    layers[-1] = replace(layers[-1], levels_out=MAX_LEVEL, weight_density=0.25)
+    activations = ("activations: spikes of the LoAS networks on one CIFAR-10 image, T = 4 steps summed to levels, from the Prosperity artifact (MIT); "
+                   "pixels of the first layer: drawn" if traced else "activations: drawn with the mean density that the spike traces have in each layer")
+    return NetworkShape(
+        name=f"loas_{name}" + ("" if traced else "_drawn"), title=f"{title}, " + ("LoAS's spike traces" if traced else "densities of LoAS's traces"),
+        layers=tuple(layers), host={}, trace=f"spikes_{name}_cifar10.npz" if traced else "",
+        source=f"{activations}; weights: synthetic, {100 * weights:.1f} % nonzero (LoAS's), first layer 50 %, last 25 %; thresholds and outputs follow from those weights")
+
+
+def _loas_vgg16(traced):
+    """The VGG-16 of the traces: 13 convolutions and one linear layer, 32×32 images."""
+    densities = (1, 0.211, 0.210, 0.291, 0.219, 0.229, 0.221, 0.205, 0.257, 0.612, 0.394, 0.469, 0.604, 0.371)
+    layers, channels, size = [], 3, 32
+    for stage, (columns, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), start=1):
+        for number in range(1, count + 1):
+            layers.append(dict(name=f"conv{stage}_{number}", channels=channels, columns=columns, height=size, width=size, kernel=3, padding=1,
+                               pool=2 if number == count else 1, activation_density=densities[len(layers)], trace=f"conv2d_{len(layers):02}"))
+            channels = columns
+        size //= 2
+    layers.append(dict(name="fc", channels=512, columns=10, activation_density=densities[-1], trace="linear_00"))
+    return _loas("vgg16", "VGG-16, CIFAR size", layers, 0.018, traced=traced)
+
+
+def _loas_alexnet(traced):
+    """The AlexNet of the traces: five convolutions and one linear layer, 32×32 images; windows of 3×3, strides and pools as the sizes want them."""
+    sizes = ((3, 64, 32, 1, dict(stride=2, pool=2)), (64, 192, 8, 0.140, {}), (192, 384, 8, 0.104, {}), (384, 256, 8, 0.360, {}), (256, 256, 8, 0.359, dict(pool=4)))
+    layers = [dict(name=f"conv{number + 1}", channels=channels, columns=columns, height=size, width=size, kernel=3, padding=1, activation_density=density,
+                   trace=f"conv2d_{number:02}", **more) for number, (channels, columns, size, density, more) in enumerate(sizes)]
+    layers.append(dict(name="fc", channels=1024, columns=10, activation_density=0.520, trace="linear_00"))
+    return _loas("alexnet", "AlexNet, CIFAR size", layers, 0.017, traced=traced)
+
+
 def _peer(percent):
     """The fully connected network that other spiking accelerators were run on, 73 time steps as 73 rows."""
     layers = (LayerShape(name="fc1", channels=256, columns=128, height=73, levels_in=1, levels_out=1, activation_density=percent / 100,
@@ -242,4 +296,5 @@ SHAPES = {shape.name: shape for shape in (
     _vgg16("vgg16_sparse", "VGG-16, CIFAR size, LoAS's densities", 0.018, 0.018,
            "as vgg16, but all hidden weights 1.8 % nonzero: LoAS's VGG-16"),
     _resnet34(), _googlenet(), _bert_base(), *map(_peer, (2, 10, 50, 100)),
+    _loas_vgg16(True), _loas_alexnet(True), _loas_vgg16(False), _loas_alexnet(False),
 )}
