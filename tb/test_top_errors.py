@@ -235,8 +235,8 @@ def test_watchdog(accelerator, good):
     assert struck >= 6
 
 
-# In which phases soft resets have to strike, and in what part of their points at least.
-STRUCK = {"a busy job": 0.8, "INVALIDATE": 0.1, "REQUEST, RECEIVE, CHECKSUM, CHECK": 0.06, "LOAD": 0.1, "RUN": 0.2}
+# In which phases soft resets have to strike, and in what part of their points at least: a little less than the phases' parts of the job.
+STRUCK = {"a busy job": 0.8, "INVALIDATE": 0.05, "REQUEST, RECEIVE, CHECKSUM, CHECK": 0.06, "LOAD": 0.1, "RUN": 0.2}
 
 
 def resets(accelerator, good, points):
@@ -262,7 +262,7 @@ def resets(accelerator, good, points):
 def test_soft_reset_at_any_time(accelerator, good, points):
     hits, runs = resets(accelerator, good, points)
     print(f"seed {SEED}: {runs} resets, {hits}")
-    few = {point: count for point, count in hits.items() if count < STRUCK[point] * runs}
+    few = {point: count for point, count in hits.items() if count < max(3, STRUCK[point] * runs)}
     assert not few, f"struck less often than wanted: {few} of {runs}"
 
 
