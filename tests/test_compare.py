@@ -7,6 +7,7 @@ import pytest
 from neuroflex import flow, zoo
 from neuroflex.cli import main
 from neuroflex.compare import baselines
+from neuroflex.compare.histograms import DENSITY_EDGES, density_shares, level_shares
 from neuroflex.compare.measure import BASELINES, POLICIES, Part, Subject, compare_network, subject_of
 from neuroflex.compare.shaped import shaped_layer
 from neuroflex.compare.shapes import SHAPES, LayerShape, NetworkShape, host_work
@@ -71,6 +72,14 @@ def test_iso_span_by_hand():
     assert baselines.iso_span(delay, size, 4, rows=8, **room) == (4.5, 1)
     # A PE that holds one column: three passes with two PEs.
     assert baselines.iso_span(delay, size, 2, columns_per_pe=1, values_per_pe=100, rows=1) == (6 + 3 + 2, 3)
+
+
+def test_histograms_by_hand():
+    assert level_shares(np.array([[0, 2], [2, 4]], np.uint8), 4).tolist() == [0.25, 0, 0.5, 0, 0.25]
+    columns = np.zeros((100, 4), np.int8)
+    columns[:10, 1], columns[:, 2], columns[:39, 3] = 1, 1, -1          # densities 0, 0.1, 1 and 0.39
+    shares = dict(zip(DENSITY_EDGES, density_shares(columns, 1)))
+    assert shares == {edge: 0.25 * (edge in (0, 0.1, 0.3, 0.9)) for edge in DENSITY_EDGES[:-1]}
 
 
 # --- shapes --------------------------------------------------------------------------------------------
@@ -173,6 +182,9 @@ def check(result):
     assert set(result["accuracy"]) == {"float", "qcfs", "integer"} and result["coefficients"] == "assumed-45nm"
     for layer in result["layers"]:
         assert np.isclose(sum(layer["cycles"].values()), layer["total"]) and 0 <= layer["on_snn"] <= layer["columns"]
+        assert len(layer["level_shares"]) == layer["levels_in"] + 1 and np.isclose(sum(layer["level_shares"]), 1)
+        for key in ("channel_density_shares", "column_density_shares"):
+            assert len(layer[key]) == len(result["density_edges"]) - 1 and np.isclose(sum(layer[key]), 1)
 
 
 def test_result_is_consistent(result):

@@ -11,7 +11,7 @@ from neuroflex.compare.timelines import timelines_of
 from neuroflex.config import PRESETS
 from neuroflex.tb.browser import drawn, needs_browser
 
-PLOTS = 2 + 6       # of all networks, of each network
+PLOTS = 2 + 9       # of all networks, of each network
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_page_is_complete_and_needs_no_network(page):
     text = page.read_text()
     for heading in ("Summary", "Energy-delay product, all cycles", "Energy-delay product, running", "What others report"):
         assert f"<h2>{heading}" in text
-    for heading in ("energy-delay plane", "layers", "where the cycles go", "roofline", "energy by layer", "densities and split", "PE timelines"):
+    for heading in ("energy-delay plane", "layers", "where the cycles go", "roofline", "energy by layer", "densities and split", "levels", "density histograms", "PE timelines"):
         assert f": {heading}</h2>" in text
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"?(https?:)?//", text)
     assert text.count("Plotly.newPlot(") == PLOTS and 'name="viewport"' in text
@@ -53,4 +53,5 @@ def test_browser_draws_every_plot_and_sorts_the_table(page, tmp_path):
     assert re.search(r"<title>(.*?)</title>", dom)[1] == "fc1,fc2;fc2,fc1"       # by inputs, 256 and 128
     assert len(re.findall(r'<div [^>]*class="[^"]*js-plotly-plot', dom)) == PLOTS
     bars = re.findall(r'<g class="point">', dom)
+    assert len(re.findall(r'<g class="hm"><image [^>]*href="data:image/png', dom)) == 2 and ">level 1</text>" in dom and "share of channels</text>" in dom
     assert len(bars) >= 8 and dom.count('class="main-svg"') >= 2 * PLOTS

@@ -9,6 +9,7 @@ from time import process_time
 import numpy as np
 
 from neuroflex.compare import baselines
+from neuroflex.compare.histograms import DENSITY_EDGES, density_shares, level_shares
 from neuroflex.compare.shaped import chained_network, shaped_layer
 from neuroflex.compare.shapes import SHAPES, host_work
 from neuroflex.compare.traces import spike_counts
@@ -375,7 +376,7 @@ def _result(subject, config, seed, coefficients, measured, iso, best, runs, seco
         "iso_area": {"unavailable": iso} if isinstance(iso, str) else vars(iso),
         "host": subject.host, "host_share": subject.host_share, "sampled": min(part.fraction for part in subject.parts),
         "stalls": {cause.name.lower(): sum(layer["cycles"][cause.name.lower()] for layer in layers) for cause in StallCause},
-        "joins": sum(layer["joins"] for layer in layers), "layers": layers,
+        "joins": sum(layer["joins"] for layer in layers), "density_edges": list(DENSITY_EDGES), "layers": layers,
         "model_seconds": seconds, "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -391,10 +392,13 @@ def _layers(subject, config, runs):
             rows = round(grid[0] * grid[1] / part.fraction)
             matches = float(sums.counts[_CAUSES:].sum())
             chunks = network.row_chunks(layer, config.chunk_bits)
+            levels, read = int(network.input_levels(layer).max()), part.trace.tensor(layer.sources[0].tensor)
             table.append({
                 "layer": layer.name, "rows": rows, "inputs": layer.weights.shape[0], "columns": layer.columns, "on_snn": sums.spiking,
-                "levels_in": int(network.input_levels(layer).max()), "levels_out": int(layer.levels.max()),
+                "levels_in": levels, "levels_out": int(layer.levels.max()),
                 "activation_density": trace.density, "weight_density": trace.weight_density,
+                "level_shares": level_shares(read, levels).tolist(), "channel_density_shares": density_shares(read, 1).tolist(),
+                "column_density_shares": density_shares(layer.weights, 1).tolist(),
                 "matches": matches, "matches_per_column": matches / (rows * layer.columns), "joins": rows * chunks * layer.columns,
                 "total": sums.fixed + sums.running, "running": sums.running,
                 "cycles": {cause.name.lower(): float(sums.counts[cause]) for cause in StallCause},

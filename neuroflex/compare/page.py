@@ -126,6 +126,11 @@ def _network(name, result, config, parts):
          plot(plots.roofline_figure(result, config.ann_pes + config.snn_pes, config.line_bytes))),
         (f"{title}: energy by layer", "Events of the PEs times coefficients.", plot(plots.energy_figure(result))),
         (f"{title}: densities and split", "Nonzero activations and weights, and the share of columns on the SNN core.", plot(plots.densities_figure(result))),
+        (f"{title}: levels", "What each layer reads, by level; level 0 is a silent neuron, which is never stored nor sent.", plot(plots.levels_figure(result))),
+        (f"{title}: density histograms", "How unlike each other channels and columns of a layer are, each layer from bottom to top. Left or above: channels of the activations "
+         "by their share of nonzero levels; right or below: columns by their share of nonzero weights.",
+         '<div class="plots">' + "".join(f"<div>{plot(plots.density_histogram_figure(result, key, what))}</div>" for key, what in
+                                         (("channel_density_shares", "channels"), ("column_density_shares", "columns"))) + "</div>"),
         (f"{title}: PE timelines", "When each processing element issued matches. Gaps shorter than 16 cycles are closed.", _timeline(parts)),
     ]
 

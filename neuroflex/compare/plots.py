@@ -1,6 +1,6 @@
 """The pictures of a comparison, as Plotly figures."""
 
-__all__ = ["densities_figure", "edp_figure", "energy_figure", "plane_figure", "roofline_figure"]
+__all__ = ["densities_figure", "density_histogram_figure", "edp_figure", "energy_figure", "levels_figure", "plane_figure", "roofline_figure"]
 
 import numpy as np
 
@@ -13,6 +13,7 @@ _COLOURS = {"hybrid": "#009E73", "ann_only": "#0072B2", "ann_only_iso_area": "#5
             "layerwise": "#CC79A7", "random": "#999999", "dense": "#555555"}
 _MARKERS = {"hybrid": "star", "ann_only": "circle", "ann_only_iso_area": "circle-open", "snn_only": "diamond", "snn_only_iso_area": "diamond-open",
             "layerwise": "square", "random": "x", "dense": "triangle-up"}
+_LEVEL_COLOURS = ("#e3e7ec", "#FDE725", "#B5DE2B", "#6DCD59", "#35B779", "#1F9E89", "#26828E", "#31688E", "#3E4A89", "#440154")     # none, 1 … 8, more
 
 
 def _label(name):
@@ -91,4 +92,34 @@ def densities_figure(result):
                        line={"color": CORE_COLOURS[Core.SNN]}, hovertemplate="%{x}: %{y:.2f}")
     figure.update_layout(barmode="group", margin={"b": 110})
     figure.update_yaxes(range=[0, 1.02])
+    return figure
+
+
+def levels_figure(result):
+    """Levels that each layer reads: stacked shares of 0, 1, … 8, and all above 8 together."""
+    figure = blank_figure(380, "", "share of the inputs")
+    most = len(_LEVEL_COLOURS) - 2
+    shares = [layer["level_shares"] for layer in result["layers"]]
+    for level, colour in enumerate(_LEVEL_COLOURS):
+        values = [sum(one[level:]) if level > most else sum(one[level:level + 1]) for one in shares]
+        if any(len(one) > level for one in shares):
+            name = f"more than {most}" if level > most else f"level {level}"
+            figure.add_bar(x=[layer["layer"] for layer in result["layers"]], y=values, name=name, marker={"color": colour}, hovertemplate="%{x}: %{y:.4f}")
+    figure.update_layout(barmode="stack", margin={"b": 120})
+    figure.update_yaxes(range=[0, 1.02])
+    return figure
+
+
+def density_histogram_figure(result, key, what):
+    """Histogram of each layer as a column of a heat map: the share of channels or columns (``what``) whose density falls into each bin.
+
+    ``key`` is ``channel_density_shares`` (activations) or ``column_density_shares`` (weights).
+    """
+    figure = blank_figure(400, "", f"density, % nonzero: share of {what}")
+    edges = [f"{100 * edge:g}" for edge in result["density_edges"]]
+    figure.add_heatmap(x=[layer["layer"] for layer in result["layers"]], y=[f"{low} … {high}" for low, high in zip(edges, edges[1:])],
+                       z=np.transpose([layer[key] for layer in result["layers"]]).tolist(), zmin=0, zmax=1, colorscale="Blues",
+                       colorbar={"thickness": 12}, hovertemplate="%{x}, %{y} %: %{z:.3f} of the " + what + "<extra></extra>")
+    figure.update_layout(margin={"l": 96})
+    figure.update_yaxes(type="category")
     return figure
