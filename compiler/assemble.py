@@ -385,9 +385,15 @@ class Assembler:
                          np.zeros(n, int), np.ones(n, int), a.levels, a.step)
 
     def avg_pool(self, x, kernel, stride, padding, *, factor=None):
-        """Average over windows, or the sum with ``factor`` 1."""
+        """Average over windows, or the sum with ``factor`` 1. One over the whole of a grid that is too large for a window goes in two steps."""
         x = self.grid_tensor(x)
         window = self.window(kernel, stride, padding)
+        size = (window.kernel_h, window.kernel_w)
+        if max(size) > MAX_KERNEL and size == tuple(x.shape[1:]) and window.padding == 0:
+            part = next((part for part in range(2, MAX_KERNEL + 1) if all(side % part == 0 and side // part <= MAX_KERNEL for side in size)), None)
+            if part is not None:
+                x = self.close_average(self.avg_pool(x, part, part, 0, factor=factor), f"{x.name}_average")
+                window = Window(kernel_h=size[0] // part, kernel_w=size[1] // part)
         taps = window.kernel_h * window.kernel_w
         return self.weighted(x, window, np.tile(np.eye(x.shape[0]), (1, taps)) * (1 / taps if factor is None else factor), None,
                              alone=False)

@@ -12,10 +12,13 @@ from torch.nn import functional
 from neuroflex.compiler.assemble import ImportRefused
 from neuroflex.compiler.torch_import import trace
 from neuroflex.compiler.torch_qcfs import QCFS
+from neuroflex.formats import MAX_LEVEL
 
 _MODULES = (nn.ReLU, nn.ReLU6)
 _FUNCTIONS = (torch.relu, torch.relu_, functional.relu, functional.relu_, functional.relu6)
 _METHODS = ("relu", "relu_")
+_POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_POOL_FUNCTIONS = (functional.avg_pool2d, functional.adaptive_avg_pool2d)
 _BINS = 4096
 _BATCH = 256
 
@@ -67,9 +70,12 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, pixe
     pixels = torch.as_tensor(images * pixel_scale, dtype=parameter.dtype, device=parameter.device)
     if tolerance is not None and not 0 < tolerance < 1:
         raise ImportRefused(f"tolerance must be a share of the squared activation between 0 and 1, not {tolerance!r}")
-    clips = _clips(module, relus, pixels, levels, tolerance)
+    averages = [node for node in graph.nodes if _is_average(node, modules) and not all(user in relus for user in node.users)]
+    clips = _clips(module, relus, averages, pixels, levels, tolerance)
     for index, node in enumerate(relus):
         _replace(module, graph, node, f"qcfs{index + 1}", QCFS(*clips[node]))
+    for index, node in enumerate(node for node in averages if node in clips):
+        _append(module, graph, node, f"qcfs_average{index + 1}", QCFS(*clips[node]))
     _put_first(module, graph, QCFS(input_levels or levels, float(pixels.max()), trained=False))
     graph.lint()
     module.delete_all_unused_submodules()
@@ -83,44 +89,68 @@ def _is_relu(node, modules):
     return node.op == "call_function" and node.target in _FUNCTIONS or node.op == "call_method" and node.target in _METHODS
 
 
+def _is_average(node, modules):
+    return node.op == "call_module" and isinstance(modules[node.target], _POOLS) or node.op == "call_function" and node.target in _POOL_FUNCTIONS
+
+
 class _Recorder(fx.Interpreter):
-    """Runs a graph and hands what the given nodes read to ``seen``."""
+    """Runs a graph and hands what the given nodes read and give to ``seen``."""
 
     def __init__(self, module, nodes, seen):
         super().__init__(module)
         self.nodes, self.seen = nodes, seen
 
     def run_node(self, node):
-        if node in self.nodes:
-            self.seen(node, self.fetch_args_kwargs_from_env(node)[0][0])
-        return super().run_node(node)
+        operand = self.fetch_args_kwargs_from_env(node)[0][0] if node in self.nodes else None
+        result = super().run_node(node)
+        if operand is not None:
+            self.seen(node, operand, result)
+        return result
 
 
 @torch.no_grad()
-def _clips(module, relus, pixels, levels, tolerance):
-    """Levels and clip value of each ReLU: one pass for the ranges, one for the histograms."""
-    nodes = set(relus)
-    top = dict.fromkeys(relus, 0.0)
+def _clips(module, relus, averages, pixels, levels, tolerance):
+    """Levels and clip value of each ReLU, and of each average that needs one: one pass for the ranges, one for the histograms."""
+    top = dict.fromkeys((*relus, *averages), 0.0)
+    taps = {}
 
-    def largest(node, value):
-        if not torch.isfinite(value).all():
+    def largest(node, operand, result):
+        if not torch.isfinite(operand).all():
             raise ImportRefused(f"{node.name!r}: its operand is NaN or infinite on calibration images; check the weights before it")
-        top[node] = max(top[node], float(value.max()))
+        top[node] = max(top[node], float((result if node in averages else operand).max()))
+        taps[node] = _taps(node, module, operand)
 
-    counts = {node: np.zeros(_BINS) for node in relus}
+    counts = {node: np.zeros(_BINS) for node in top}
 
-    def count(node, value):
-        counts[node] += torch.histc(value.float(), bins=_BINS, min=0.0, max=top[node]).double().cpu().numpy()
+    def count(node, operand, result):
+        counts[node] += torch.histc((result if node in averages else operand).float(), bins=_BINS, min=0.0, max=top[node]).double().cpu().numpy()
 
-    for seen in (largest, count):
-        recorder = _Recorder(module, nodes, seen)
+    def run(nodes, seen):
+        recorder = _Recorder(module, set(nodes), seen)
         for batch in pixels.split(_BATCH):
             recorder.run(batch)
-        for node in relus:
-            if not top[node] > 0:
-                raise ImportRefused(f"{node.name!r}: its operand is never positive on the calibration images, so that there is no range to "
-                                    "quantise; remove the dead layer or give other images")
-    return {node: choose((np.arange(_BINS) + 0.5) * top[node] / _BINS, counts[node], levels, tolerance) for node in relus}
+
+    run(top, largest)
+    for node in relus:
+        if not top[node] > 0:
+            raise ImportRefused(f"{node.name!r}: its operand is never positive on the calibration images, so that there is no range to "
+                                "quantise; remove the dead layer or give other images")
+    averages = [node for node in averages if top[node] > 0 and taps[node] * levels > MAX_LEVEL]
+    run((*relus, *averages), count)
+    values = {node: (np.arange(_BINS) + 0.5) * top[node] / _BINS for node in (*relus, *averages)}
+    return {node: choose(values[node], counts[node], levels, tolerance) if node in relus else choose(values[node], counts[node], MAX_LEVEL)
+            for node in values}
+
+
+def _taps(node, module, operand):
+    """How many values a pool averages; a ReLU takes 1."""
+    if not _is_average(node, dict(module.named_modules())):
+        return 1
+    pool = module.get_submodule(node.target) if node.op == "call_module" else None
+    if isinstance(pool, nn.AdaptiveAvgPool2d) or node.target is functional.adaptive_avg_pool2d:
+        return operand.shape[-1] * operand.shape[-2]
+    size = pool.kernel_size if pool is not None else node.args[1] if len(node.args) > 1 else node.kwargs["kernel_size"]
+    return int(np.prod(size)) if np.ndim(size) else size * size
 
 
 def choose(values, counts, levels, tolerance=None):
@@ -149,9 +179,12 @@ def _replace(module, graph, node, name, qcfs):
     graph.erase_node(node)
 
 
+def _append(module, graph, node, name, qcfs):
+    module.add_module(name, qcfs)
+    with graph.inserting_after(node):
+        new = graph.call_module(name, (node,))
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+
 def _put_first(module, graph, qcfs):
-    module.add_module("qcfs_image", qcfs)
-    image = next(node for node in graph.nodes if node.op == "placeholder")
-    with graph.inserting_after(image):
-        new = graph.call_module("qcfs_image", (image,))
-    image.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    _append(module, graph, next(node for node in graph.nodes if node.op == "placeholder"), "qcfs_image", qcfs)

@@ -8,16 +8,32 @@ from torch import nn
 from neuroflex.formats import MAX_LEVEL
 
 
-class _Floor(torch.autograd.Function):
-    """floor(x) whose gradient is that of x (straight-through estimator)."""
+class _Staircase(torch.autograd.Function):
+    """``λ·floor(clip(z/λ, 0, 1)·L + 1/2)/L``, with the gradients that floor(x) = x would give (straight-through estimator).
+
+    One function of its own, since the chain of operations would keep seven tensors for the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx, x):
-        return torch.floor(x)
+    def forward(ctx, z, clip, levels):
+        ctx.save_for_backward(z, clip)
+        ctx.levels = levels
+        return _levels(z, clip, levels).mul_(clip).div_(levels)
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient
+        z, clip = ctx.saved_tensors
+        inside = (z >= 0) & (z <= clip)
+        of_z = gradient * inside
+        of_clip = None
+        if ctx.needs_input_grad[1]:
+            of_clip = (torch.dot(gradient.reshape(-1), _levels(z, clip, ctx.levels).reshape(-1)) / ctx.levels
+                       - torch.dot(of_z.reshape(-1), z.reshape(-1)) / clip).reshape(clip.shape)
+        return of_z, of_clip, None
+
+
+def _levels(z, clip, levels):
+    return (z / clip).clamp_(0, 1).mul_(levels).add_(0.5).floor_()
 
 
 class QCFS(nn.Module):
@@ -46,8 +62,7 @@ class QCFS(nn.Module):
 
     def forward(self, z):
         """Quantised activation of ``z``, same shape."""
-        scaled = torch.clamp(z / self.clip, 0, 1)
-        return self.clip * _Floor.apply(scaled * self.levels + 0.5) / self.levels
+        return _Staircase.apply(z, self.clip, self.levels)
 
     def extra_repr(self):
         return f"levels={self.levels}, clip={self.clip.item():g}"

@@ -13,6 +13,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "demo": "From a trained network to a verified accelerator, with a report.",
     "import": "Import an ONNX, NIR or PyTorch network as an integer network.",
+    "train": "Train a network for integers: ReLU, pruning, QCFS.",
     "compile": "Compile a network to a program image.",
     "generate": "Write an accelerator's Verilog, register map and file list.",
     "embed": "Write a program image as C source for the C driver.",

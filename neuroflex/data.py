@@ -19,15 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from neuroflex.data_folder import VARIABLE, DataError
 from neuroflex.progress import Silent
 
-_VARIABLE = "NEUROFLEX_DATA"
 _DAMAGED = (EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError, struct.error, pickle.UnpicklingError, tarfile.TarError, zipfile.BadZipFile,
             gzip.BadGzipFile, zlib.error, lzma.LZMAError)
-
-
-class DataError(Exception):
-    """A data set that is missing or damaged; the message names the file, or the places that were looked at."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,12 +77,12 @@ def load(name, folder=None, *, show=None):
     """
     if name not in DATA_SETS:
         raise DataError(f"no data set {name!r}; there are {', '.join(DATA_SETS)}")
-    given = folder if folder is not None else os.environ.get(_VARIABLE)
+    given = folder if folder is not None else os.environ.get(VARIABLE)
     if not given:
-        raise DataError(f"where {name} is, nobody said: set {_VARIABLE} to a folder with {_choices(name)}")
+        raise DataError(f"where {name} is, nobody said: set {VARIABLE} to a folder with {_choices(name)}")
     folder = Path(given)
     if not folder.is_dir():
-        raise DataError(f"{_VARIABLE} names {str(folder)!r}, which is no folder; {name} needs one with {_choices(name)}")
+        raise DataError(f"{VARIABLE} names {str(folder)!r}, which is no folder; {name} needs one with {_choices(name)}")
     title, shape, classes, forms = DATA_SETS[name]
     for _, find, read in forms:
         path = find(folder)
@@ -94,7 +90,7 @@ def load(name, folder=None, *, show=None):
             continue
         with (show or Silent()).step(f"read {name} from {path}"):
             return _checked(name, title, path, shape, classes, _reading(path, read))
-    raise DataError(f"{name} is not in {folder} (the folder that {_VARIABLE} names): it needs {_choices(name)}")
+    raise DataError(f"{name} is not in {folder} (the folder that {VARIABLE} names): it needs {_choices(name)}")
 
 
 def _choices(name):
@@ -105,6 +101,8 @@ def _reading(path, read):
     """``read(path)``; whatever a damaged file makes it raise becomes a `DataError` that names the file."""
     try:
         return read(path)
+    except DataError:
+        raise
     except _DAMAGED as error:
         raise DataError(f"{path}: cut short or damaged ({type(error).__name__}: {error}); get the file again") from error
     except OSError as error:

@@ -11,9 +11,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
-from training import accuracy, fit, import_and_save, prune
+from training import import_and_save
 
 from neuroflex.compiler.torch_qcfs import QCFS
+from neuroflex.progress import Display
+from neuroflex.training.loop import accuracy, fit, prune
 
 FULL_SCALE = 16      # pixels are 0 … 16
 
@@ -58,26 +60,24 @@ def main():
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8).astype(np.uint8)
     x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=360, random_state=0, stratify=labels)
-    train = torch.tensor(x_train / FULL_SCALE, dtype=torch.float32), torch.tensor(y_train)
-    test = torch.tensor(x_test / FULL_SCALE, dtype=torch.float32), torch.tensor(y_test)
+    train = torch.from_numpy(x_train), torch.from_numpy(y_train)
+    test = torch.from_numpy(x_test), torch.from_numpy(y_test)
+    torch.set_num_threads(1)     # this network is too small to gain from more
+    common = {"scale": 1 / FULL_SCALE, "seed": options.seed, "show": Display()}
 
     def build(activation):
         torch.manual_seed(options.seed)
         return DigitsNet(activation)
 
-    print("reference with ReLU")
     relu = build(nn.ReLU)
-    fit(relu, *train, epochs=options.epochs // 2, rate=4e-3)
-    print("with QCFS")
+    fit(relu, *train, epochs=options.epochs // 2, rate=4e-3, text="reference with ReLU", **common)
     net = build(lambda: QCFS(options.levels, 4.0))
-    fit(net, *train, epochs=options.epochs, rate=4e-3)
+    fit(net, *train, epochs=options.epochs, rate=4e-3, text="with QCFS", **common)
     masks = prune(net, options.density)
-    print(f"pruned to {options.density:.0%}")
-    fit(net, *train, epochs=options.epochs, rate=2e-3, masks=masks)
+    fit(net, *train, epochs=options.epochs, rate=2e-3, masks=masks, text=f"pruned to {options.density:.0%}", **common)
     facts = {"data": "scikit-learn digits, 360 test images", "seed": options.seed, "levels": options.levels,
-             "density": options.density, "accuracy_float": accuracy(net, *test), "accuracy_relu": accuracy(relu, *test)}
-    import_and_save(net, name="digits", pixel_scale=1 / FULL_SCALE, facts=facts, kept_tests=360,
-                    raw={"x_train": x_train, "x_test": x_test, "y_test": y_test})
+             "density": options.density, "accuracy_float": accuracy(net, *test, scale=1 / FULL_SCALE), "accuracy_relu": accuracy(relu, *test, scale=1 / FULL_SCALE)}
+    import_and_save(net, name="digits", pixel_scale=1 / FULL_SCALE, facts=facts, kept_tests=360, x_train=x_train, x_test=x_test, y_test=y_test)
 
 
 if __name__ == "__main__":

@@ -253,8 +253,22 @@ def test_forwards_that_are_refused(function, message):
 def test_windows_larger_than_the_hardware_are_refused():
     refuse(lambda s, x: s.b(s.l(torch.flatten(s.a(s.c(x)), 1))), shape=(1, 8, 8), message="'l' .*8×8 window is larger than 7×7",
            c=conv(1, 2), a=act(), l=nn.Linear(128, 4), b=act())
-    refuse(lambda s, x: s.b(functional.adaptive_avg_pool2d(s.a(s.c(x)), 1)), shape=(1, 9, 9), c=conv(1, 2), a=act(), b=act(),
-           message="'adaptive_avg_pool2d' .*9×9 window is larger than 7×7")
+    refuse(lambda s, x: s.b(functional.adaptive_avg_pool2d(s.a(s.c(x)), 1)), shape=(1, 11, 11), c=conv(1, 2), a=act(), b=act(),
+           message="'adaptive_avg_pool2d' .*11×11 window is larger than 7×7")
+
+
+@pytest.mark.parametrize("side, levels, first", [(8, 8, 2), (9, 14, 3), (14, 2, 2)])
+def test_an_average_over_a_large_grid_takes_two_steps(side, levels, first):
+    """The first step is exact, so that both together are what one would be."""
+    torch.manual_seed(0)
+    module = nn.Sequential(QCFS(15, 15.0, trained=False), nn.Conv2d(1, 3, 1), QCFS(levels, 4.0), nn.AdaptiveAvgPool2d(1), QCFS(127, 3.0)).eval()
+    network = import_torch(module, (1, side, side), name="average")
+    assert [layer.name for layer in network.layers] == ["_2", "_2_average", "_4"] and not network.metadata["import"]["notes"]
+    assert int(network.layers[1].levels.max()) == first ** 2 * levels and network.layers[1].theta.max() == 1
+    images = np.random.default_rng(0).integers(0, 16, (20, 1, side, side))
+    trace = evaluate(network, images)
+    means = trace.layers["_2"].output.mean(axis=(2, 3)) * 4.0 / levels
+    assert np.abs(trace.output[:, :, 0, 0] - np.clip(np.floor(means * 127 / 3.0 + 0.5), 0, 127)).max() <= 1
 
 
 def test_a_threshold_that_rounds_to_zero_is_refused():

@@ -1,5 +1,7 @@
 """What the commands share: options, output as tables or JSON, and errors that help."""
 import functools
+import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from neuroflex.progress import Display
 from neuroflex.registers import MAX_LATENCY
 
 __all__ = ["CheckFailed", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
-           "load_subject", "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
+           "load_subject", "made_module", "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
 
 POLICIES = ("hybrid", "balanced", "all_ann", "all_snn", "layerwise", "random")
 
@@ -143,6 +145,31 @@ def input_tensors(network, count, first, input_file):
         raise click.UsageError(f"network {network.name!r} holds {len(network.examples.test_images)} test images; images {first} to "
                                f"{first + count - 1} were asked for")
     return quantise(network.input, images), network.examples.test_labels[first:first + count]
+
+
+def made_module(source):
+    """The PyTorch module that FILE.py:NAME or PACKAGE.MODULE:NAME names."""
+    from torch import nn
+
+    place, _, attribute = source.rpartition(":")
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise click.UsageError(f"{place!r}: no such file")
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        code = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(code)
+    else:
+        try:
+            code = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise click.UsageError(f"{place!r}: {error}") from None
+    if not hasattr(code, attribute):
+        raise click.UsageError(f"{place!r} has no {attribute!r}")
+    made = getattr(code, attribute)
+    made = made if isinstance(made, nn.Module) else made()
+    if not isinstance(made, nn.Module):
+        raise click.UsageError(f"{source!r} makes a {type(made).__name__}, not a torch.nn.Module")
+    return made
 
 
 # --- output --------------------------------------------------------------------------------------------

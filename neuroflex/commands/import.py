@@ -1,12 +1,11 @@
 """``neuroflex import``"""
 import importlib
-import importlib.util
 from pathlib import Path
 
 import click
 import numpy as np
 
-from neuroflex.commands.common import display, emit, json_option, table
+from neuroflex.commands.common import display, emit, json_option, made_module, table
 
 __all__ = ["command"]
 
@@ -155,7 +154,7 @@ def _nir(source, common, given, show):
 
 def _torch(source, common, given, show):
     importer = _module("torch_import", "torch")
-    module = _made(source)
+    module = made_module(source)
     if "image_shape" not in given:
         if common["calibration"] is None:
             raise click.UsageError("a PyTorch module does not say the size of its images: give --image-shape C,H,W, or --calibration")
@@ -171,28 +170,3 @@ def _torch(source, common, given, show):
         raise click.UsageError("--input-levels and --tolerance go with --levels: a network with QCFS activations says its own")
     with show.step(f"import the PyTorch module {source}"):
         return importer.import_torch(module, given["image_shape"], **common)
-
-
-def _made(source):
-    """The PyTorch module that FILE.py:NAME or PACKAGE.MODULE:NAME names."""
-    from torch import nn
-
-    place, _, attribute = source.rpartition(":")
-    if place.endswith(".py"):
-        if not Path(place).is_file():
-            raise click.UsageError(f"{place!r}: no such file")
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        code = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(code)
-    else:
-        try:
-            code = importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            raise click.UsageError(f"{place!r}: {error}") from None
-    if not hasattr(code, attribute):
-        raise click.UsageError(f"{place!r} has no {attribute!r}")
-    made = getattr(code, attribute)
-    made = made if isinstance(made, nn.Module) else made()
-    if not isinstance(made, nn.Module):
-        raise click.UsageError(f"{source!r} makes a {type(made).__name__}, not a torch.nn.Module")
-    return made

@@ -1,0 +1,142 @@
+"""Networks that ``neuroflex train`` knows by name, with what trains them well."""
+
+__all__ = ["RECIPES", "LeNet5", "Perceptron", "Recipe", "ResNet20", "VGG11"]
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Perceptron(nn.Module):
+    """784-256-128-10 with batch norm; ``activation()`` makes each activation."""
+
+    def __init__(self, activation=nn.ReLU):
+        super().__init__()
+        self.fc1 = nn.Linear(784, 256, bias=False)
+        self.norm1 = nn.BatchNorm1d(256)
+        self.act1 = activation()
+        self.fc2 = nn.Linear(256, 128, bias=False)
+        self.norm2 = nn.BatchNorm1d(128)
+        self.act2 = activation()
+        self.classes = nn.Linear(128, 10)
+
+    def forward(self, x):
+        x = self.act1(self.norm1(self.fc1(torch.flatten(x, 1))))
+        return self.classes(self.act2(self.norm2(self.fc2(x))))
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 with max pools and batch norm: two 5×5 convolutions and three linear layers."""
+
+    def __init__(self, activation=nn.ReLU):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5, padding=2, bias=False)
+        self.norm1 = nn.BatchNorm2d(6)
+        self.act1 = activation()
+        self.conv2 = nn.Conv2d(6, 16, 5, bias=False)
+        self.norm2 = nn.BatchNorm2d(16)
+        self.act2 = activation()
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.act3 = activation()
+        self.fc2 = nn.Linear(120, 84)
+        self.act4 = activation()
+        self.classes = nn.Linear(84, 10)
+
+    def forward(self, x):
+        x = self.pool(self.act1(self.norm1(self.conv1(x))))
+        x = self.pool(self.act2(self.norm2(self.conv2(x))))
+        x = self.act3(self.fc1(torch.flatten(x, 1)))
+        return self.classes(self.act4(self.fc2(x)))
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where the size changes."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        y = functional.relu(self.norm1(self.conv1(x)))
+        return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet20(nn.Module):
+    """ResNet-20 for 32×32 images (He et al., CVPR 2016): three stages of three blocks with 16, 32 and 64 channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        sizes = [(16, 16, 1), (16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 1)]
+        self.blocks = nn.Sequential(*(_Block(*size) for size in sizes))
+        self.classes = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.blocks(functional.relu(self.norm(self.conv(x))))
+        return self.classes(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
+
+
+class VGG11(nn.Sequential):
+    """VGG-11 for 32×32 images with batch norm: half as many channels as the original, and one linear layer."""
+
+    def __init__(self):
+        layers, inputs = [], 3
+        for outputs, pooled in ((32, True), (64, True), (128, False), (128, True), (256, False), (256, True), (256, False), (256, True)):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)] * pooled
+            inputs = outputs
+        super().__init__(*layers, nn.Flatten(), nn.Linear(inputs, 10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained unless told otherwise.
+
+    Attributes
+    ----------
+    module : callable
+        Makes the ReLU network.
+    data : str
+        Name of its data set.
+    epochs, tune_epochs : int
+        Of the ReLU network; of each fine-tuning.
+    small_epochs : int
+        The first ones of ``epochs``, on images of half the size.
+    rate, tune_rate : float
+        Highest rates of AdamW.
+    density : float
+        Share of the weights that pruning leaves.
+    input_levels : int
+        Of the image: 127 keeps all of it that a level holds, up to 15 let SNN columns read it.
+    augment : bool
+        Shift training images by up to 4 pixels and mirror every other one.
+    """
+
+    module: object
+    data: str | None = None
+    epochs: int = 10
+    tune_epochs: int = 2
+    small_epochs: int = 0
+    rate: float = 2e-3
+    tune_rate: float = 1e-3
+    density: float = 1.0
+    input_levels: int = 127
+    augment: bool = False
+
+
+RECIPES = {
+    "mnist_mlp": Recipe(module=Perceptron, data="mnist", epochs=8, density=0.2, input_levels=4),
+    "mnist_lenet5": Recipe(module=LeNet5, data="mnist", epochs=4, density=0.3, input_levels=4),
+    "cifar10_resnet20": Recipe(module=ResNet20, data="cifar10", epochs=12, small_epochs=8, rate=6e-3, tune_rate=2e-3, density=0.4, augment=True),
+    "cifar10_vgg11": Recipe(module=VGG11, data="cifar10", epochs=10, rate=3e-3, density=0.2, augment=True),
+}

@@ -1,0 +1,168 @@
+"""From a ReLU network to integers: train, prune, put QCFS in place of ReLU, fine-tune, import. Each stage has its checkpoint."""
+
+__all__ = ["Settings", "Trained", "integer_accuracy", "train"]
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neuroflex.compiler.network import Examples
+from neuroflex.compiler.torch_calibrate import calibrate
+from neuroflex.compiler.torch_import import import_torch
+from neuroflex.progress import Silent
+from neuroflex.sim.network import evaluate
+from neuroflex.training.loop import Checkpoint, accuracy, fingerprint, fit, prunable, prune
+
+PIXEL = 1 / 255             # what a byte is to a module
+CALIBRATION = 512           # training images for clip values
+RANGES = 1000               # training images for the range of the logits
+MOST_AUTO = 8               # levels that adaptive activations have at most: what the SNN core takes by default
+TOLERANCE = 0.03            # share of a squared activation that adaptive levels may lose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What decides the result, besides the module and the data.
+
+    Attributes
+    ----------
+    epochs, tune_epochs : int
+        Of the ReLU network; of each fine-tuning.
+    small_epochs : int
+        The first ones of ``epochs``, on images of half the size.
+    rate, tune_rate : float
+        Highest rates of AdamW.
+    levels : int or "auto"
+        L of every activation; "auto" takes for each the fewest, at most 8, that lose at most 3 % of its squared values.
+    density : float
+        Share of the weights that pruning leaves, 1 for no pruning. The last layer keeps all.
+    input_levels : int
+        Of the image.
+    augment : bool
+    batch, seed : int
+    """
+
+    epochs: int
+    tune_epochs: int
+    small_epochs: int
+    rate: float
+    tune_rate: float
+    levels: int | str
+    density: float
+    input_levels: int
+    augment: bool
+    batch: int = 128
+    seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """What training made.
+
+    Attributes
+    ----------
+    network : neuroflex.compiler.network.Network
+        Integers, with images; settings and accuracies are in its metadata.
+    module : torch.nn.Module
+        The QCFS network.
+    accuracies : dict
+        ``float`` (ReLU), ``pruned`` (ReLU with the weights that are left, or None), ``qcfs``, ``integer``.
+    losses : dict
+        Per stage, the mean loss of each epoch.
+    weights : int
+        Of convolutions and linear layers.
+    sparsity : float
+        Share of them that are zero.
+    """
+
+    network: object
+    module: object
+    accuracies: dict
+    losses: dict
+    weights: int
+    sparsity: float
+
+
+def train(make, data, settings, *, name, folder, resume=False, device="cpu", kept_tests=32, kept_calibration=16, show=None):
+    """Train a network for integers.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the ReLU module, one that `neuroflex.compiler.torch_import` reads once its ReLUs are QCFS; its input are pixels 0 … 1.
+    data : neuroflex.data.DataSet
+    settings : Settings
+    name : str
+        Of the network.
+    folder : path
+        Where checkpoints are: ``float.pt``, ``pruned-DENSITY.pt``, ``qcfs-LEVELS-DENSITY.pt``. Other levels start from the same first two.
+    resume : bool
+        Go on from checkpoints; otherwise they are made anew.
+    device : torch.device or str
+    kept_tests, kept_calibration : int
+        Images that stay with the network.
+    show : neuroflex.progress.Display, optional
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    TrainingError
+        A loss that is no finite number, a checkpoint that does not fit.
+    ImportRefused
+        A module that cannot become integers.
+    """
+    show, folder = show or Silent(), Path(folder)
+    images, labels = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
+    tests = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
+    common = {"scale": PIXEL, "batch": settings.batch, "seed": settings.seed, "augment": settings.augment, "show": show}
+    facts = {"network": name, "data": data.title, "images": len(images), "seed": settings.seed, "batch": settings.batch, "augment": settings.augment}
+    accuracies, losses = {"pruned": None}, {}
+
+    def stage(key, module, about, file, masks=None, **more):
+        losses[key] = fit(module, images, labels, text=f"{name}: {about}", masks=masks, checkpoint=Checkpoint(folder / file, facts | more, resume=resume),
+                          epochs=more["epochs"], rate=more["rate"], small_epochs=more.get("small_epochs", 0), **common)
+        with show.step(f"{name}: accuracy on {len(tests[0])} test images"):
+            accuracies[key] = accuracy(module, *tests, scale=PIXEL)
+
+    torch.manual_seed(settings.seed)
+    module = make().to(device)
+    stage("float", module, "train with ReLU", "float.pt", epochs=settings.epochs, rate=settings.rate, small_epochs=settings.small_epochs)
+    tuning = {"epochs": settings.tune_epochs, "rate": settings.tune_rate}
+    masks = None
+    if settings.density < 1:
+        start = fingerprint(module)
+        masks = prune(module, settings.density)
+        stage("pruned", module, f"fine-tune with {settings.density:.0%} of the weights", f"pruned-{settings.density:g}.pt", masks, start=start,
+              density=settings.density, **tuning)
+        masks = [(weight != 0).to(weight.dtype) for weight in prunable(module)]
+    with show.step(f"{name}: QCFS in place of ReLU, {settings.levels} levels"):
+        start, auto = fingerprint(module), settings.levels == "auto"
+        module = calibrate(module, data.x_train[:CALIBRATION], levels=MOST_AUTO if auto else settings.levels, tolerance=TOLERANCE if auto else None,
+                           input_levels=settings.input_levels, pixel_scale=PIXEL)
+    stage("qcfs", module, f"fine-tune with {settings.levels} levels", f"qcfs-{settings.levels}-{settings.density:g}.pt", masks, start=start,
+          levels=settings.levels, density=settings.density, input_levels=settings.input_levels, **tuning)
+    module = module.cpu().eval()
+    with show.step(f"{name}: import as integers"):
+        examples = Examples(test_images=data.x_test[:kept_tests], test_labels=data.y_test[:kept_tests], calibration_images=data.x_train[:kept_calibration])
+        network = import_torch(module, data.x_test.shape[1:], name=name, pixel_scale=PIXEL, calibration=data.x_train[:RANGES], examples=examples)
+    accuracies["integer"] = integer_accuracy(network, data.x_test, data.y_test, show=show)
+    network.metadata.update({"data": f"{data.title}, {len(data.x_test)} test images", **asdict(settings), "accuracy_relu": accuracies["float"],
+                             "accuracy_pruned": accuracies["pruned"], "accuracy_float": accuracies["qcfs"], "accuracy_integer": accuracies["integer"],
+                             "test_images": len(data.x_test)})
+    weights = torch.cat([weight.detach().flatten() for weight in prunable(module)])
+    return Trained(network=network, module=module, accuracies=accuracies, losses=losses, weights=len(weights),
+                   sparsity=float((weights == 0).double().mean()))
+
+
+def integer_accuracy(network, images, labels, *, batch=100, show=None):
+    """Share of images that the integer network classifies as their label."""
+    right = 0
+    for start in (show or Silent()).track(range(0, len(images), batch), f"{network.name}: accuracy in integers, {batch} images at a time"):
+        output = evaluate(network, images[start:start + batch]).output
+        right += int((output.reshape(len(output), -1).argmax(axis=1) == np.asarray(labels[start:start + batch])).sum())
+    return right / len(images)
