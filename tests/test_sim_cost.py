@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from neuroflex import zoo
+from neuroflex.compare.shaped import shaped_layer
+from neuroflex.compare.shapes import LayerShape
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.sim.cost import ColumnCosts, CostModel, column_costs, fit, placed_energy
@@ -75,16 +77,38 @@ def test_costs_follow_the_matches(digits):
     assert part.size.tolist() == costs.size[[3, 1]].tolist() and part.delay.shape == (2, 2)
 
 
-def test_every_term_of_the_costs_counts(digits):
-    """Each coefficient of a column's cost, alone, on the core that it is for."""
-    network, trace = digits
-    layer, run, config = network.layer("act2"), trace.layers["act2"], PRESETS["tiny"]
+def events(network, layer, run, config, **options):
+    """How often a column's cost counts each coefficient: name → float64 (2, N), each alone at 1 pJ."""
     none = dict.fromkeys(energy_table(), 0.0)
-    assert np.array_equal(column_costs(network, layer, run, config, energy=none).energy, np.zeros((2, layer.columns)))
-    for name in set(none) - {"value_read"}:        # that one is for the dense baseline
-        ann, snn = column_costs(network, layer, run, config, energy=none | {name: 1.0}).energy.sum(axis=1)
-        assert (ann > 0) == (name not in ("pseudo", "speculation", "correction", "laggy_chunk", "snn_output", "pascif_step", "snn_cycle")), name
-        assert (snn > 0) == (name not in ("mac", "ann_output", "qcfs_step", "ann_cycle")), name
+    assert np.array_equal(column_costs(network, layer, run, config, energy=none, **options).energy, np.zeros((2, layer.columns)))
+    return {name: column_costs(network, layer, run, config, energy=none | {name: 1.0}, **options).energy for name in none}
+
+
+def test_every_term_of_the_costs_by_hand(digits):
+    """Nine chunks of 32 bits in each of 64 rows, four levels in and out, three columns to a PE."""
+    network, trace = digits
+    layer, run = network.layer("act2"), trace.layers["act2"]
+    found = events(network, layer, run, PRESETS["tiny"], per_pe=3)
+    m, rows, chunks = run.matches / 8, 64, 64 * 9 * 32 / 128
+    delay = column_costs(network, layer, run, PRESETS["tiny"]).delay
+    want = {"join": (m / 4, m / 4), "fast_prefix": (m / 2, m / 4), "weight_read": (m, m), "level_read": (m, m), "mac": (m, 0), "pseudo": (0, m), "speculation": (0, m),
+            "correction": (0, 4 * m - run.level_sum / 8), "laggy_chunk": (0, chunks / 3), "chunk": (chunks / 3,) * 2, "scan": (chunks / 2,) * 2, "ann_output": (rows, 0),
+            "qcfs_step": (3 * rows, 0), "snn_output": (0, rows), "pascif_step": (0, (4 + 3 + 4) * rows), "ann_cycle": (delay[0], 0), "snn_cycle": (0, delay[1]),
+            "value_read": (0, 0)}       # that one is for the dense baseline
+    assert set(found) == set(want)
+    for name, (ann, snn) in want.items():
+        assert np.allclose(found[name][Core.ANN], ann) and np.allclose(found[name][Core.SNN], snn), name
+
+
+def test_with_one_level_a_spike_is_a_level():
+    """Nothing is speculated, corrected, or read of levels on the SNN core; more steps out than in."""
+    network, tensor = shaped_layer(LayerShape(name="one", channels=64, columns=6, height=3, width=2, levels_in=1, levels_out=4), seed=1)
+    layer, run = network.layers[0], evaluate(network, tensor, quantised=True).layers["one"]
+    found = events(network, layer, run, PRESETS["tiny"])
+    for name in ("speculation", "correction", "level_read"):
+        assert not found[name][Core.SNN].any(), name
+    assert np.array_equal(found["level_read"][Core.ANN], run.matches) and run.matches.all()
+    assert np.array_equal(found["pascif_step"][Core.SNN], [(1 + 3 + 4) * 6] * 6)
 
 
 def test_columns_that_the_snn_core_cannot_take(digits):
