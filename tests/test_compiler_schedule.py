@@ -1,5 +1,5 @@
 """Schedules: packing, the split against brute force, the controls, and whole networks."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -201,6 +201,19 @@ def test_cycles_that_no_schedule_changes_make_energy_count_more():
     free, fixed = (schedule_tiles([("a", plan, costs)], config, fixed_cycles=cycles)[0] for cycles in (0.0, 1e9))
     assert fixed.energy < free.energy and fixed.makespan > free.makespan
     assert np.isclose(fixed.energy, costs.energy.min(axis=0).sum(), rtol=0.02)
+
+
+def test_groups_share_the_delay_of_a_tile_but_not_that_of_the_others():
+    """In four groups each column takes a quarter of its cycles; what is around takes what it takes."""
+    rng, spiking = np.random.default_rng(11), set()
+    for _ in range(20):
+        costs = random_costs(rng, 8, spiking=1.0)
+        quarter = replace(costs, delay=costs.delay / 4)
+        around = costs.energy.sum(), costs.delay.sum() / 8
+        one, four = schedule(quarter, MACHINE, around=around), schedule(costs, MACHINE, groups_log2=2, around=around)
+        assert np.array_equal(one.core, four.core) and one.makespan == four.makespan
+        spiking.add(int(one.core.sum()))
+    assert len(spiking) > 2
 
 
 def test_tiles_together_are_never_worse_than_a_single_mode():

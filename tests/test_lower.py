@@ -7,6 +7,7 @@ from neuroflex.compiler.network import InputSpec, Layer, Network, Source
 from neuroflex.compiler.synthetic import random_network
 from neuroflex.config import PRESETS
 from neuroflex.formats import CHUNK_LINES, Core, Opcode, descriptor_lines, pack_chunk, unpack_chunk, unpack_descriptor
+from neuroflex.sim.network import evaluate
 
 TINY = PRESETS["tiny"]
 
@@ -115,6 +116,34 @@ def test_tiles_fit_the_slices():
     plans = plan_tiles(wide, wide.layers[0], TINY)
     assert len(plans) > 1 and all(len(plan.columns) % TINY.chunk_bits == 0 for plan in plans[:-1])
     np.testing.assert_array_equal(np.concatenate([plan.columns for plan in plans]), np.arange(200))
+
+
+def test_few_columns_share_the_rows():
+    """One column keeps one PE busy, so its rows go to all groups; equal columns that fill the PEs gain nothing, unequal ones are dealt more evenly."""
+    def groups(weights, rows, config=TINY):
+        net = network(weights, height=rows)
+        return [plan.groups_log2 for plan in plan_tiles(net, net.layers[0], config)]
+
+    assert groups(np.ones((4, 1)), 8) == [1] and groups(np.ones((4, 1)), 1) == [0]
+    assert groups(np.ones((4, 1)), 64, PRESETS["paper"]) == [3] and groups(np.ones((4, 1)), 7, PRESETS["paper"]) == [2]
+    assert groups(np.ones((4, 4)), 8) == [0] and groups(np.triu(np.ones((4, 4))), 8) == [1]
+
+
+def test_slices_keep_a_quarter_for_uneven_columns():
+    """Columns of 20 values, slices of 64: three would fit, two are planned."""
+    net = network(np.ones((20, 8)))
+    assert [plan.max_columns_per_pe for plan in plan_tiles(net, net.layers[0], TINY.replace(value_lines=16))] == [2, 2]
+
+
+@pytest.mark.parametrize("full, lines", [(1, 2), (5, 9)])
+def test_lines_fetched_ahead_are_enough_for_all_but_one_chunk_in_fifty(full, lines):
+    """A hundred rows of one chunk: three levels, a line of them behind the mask, or all of them, eight lines."""
+    net = network(np.ones((32, 2)), height=100)
+    tensor = np.zeros((1, 32, 100, 1), np.uint8)
+    tensor[:, :3] = 1
+    tensor[:, :, :full] = 1
+    trace = evaluate(net, tensor, quantised=True)
+    assert [lower(net, TINY, on(Core.ANN), trace=given).tiles[0].settings["fetch_lines"] for given in (trace, None)] == [lines, CHUNK_LINES]
 
 
 def test_input_in_memory():
