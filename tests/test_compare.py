@@ -16,7 +16,7 @@ from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.config import PRESETS, load_config
 from neuroflex.formats import Core
 from neuroflex.measure import measure_layer
-from neuroflex.sim.energy import energy_table
+from neuroflex.sim.energy import SETS, energy_table
 from neuroflex.sim.network import evaluate
 
 TINY = PRESETS["tiny"]
@@ -179,12 +179,32 @@ def check(result):
     assert np.isclose(result["cycles"], sum(result["stalls"].values())) and result["cycles"] == runs["hybrid"]["cycles"]
     assert np.isclose(result["energy_pj"], sum(layer["energy_pj"] for layer in result["layers"]))
     assert 0 < result["utilisation"] <= 1 and result["throughput_vs_random"] == runs["random"]["cycles"] / result["cycles"]
-    assert set(result["accuracy"]) == {"float", "qcfs", "integer"} and result["coefficients"] == "assumed-45nm"
+    for which, one in result["by_coefficients"].items():
+        assert set(one["edp"]) == set(one["edp_running"]) == set(one["energy_pj"]) == set(runs)
+        for name, run in runs.items():
+            for key, cycles in (("edp", "cycles"), ("edp_running", "cycles_running")):
+                assert run["cycles"] is None and one[key][name] is None or np.isclose(one[key][name], one["energy_pj"][name] * run[cycles])
+        assert np.isclose(one["energy_pj"]["hybrid"], sum(layer["energies_pj"][which] for layer in result["layers"]))
+    chosen = result["by_coefficients"][result["coefficients"]]
+    assert set(result["by_coefficients"]) == set(SETS) and all(chosen[key][name] == result[key][name] for key in ("edp", "edp_running") for name in edp)
+    assert set(result["accuracy"]) == {"float", "qcfs", "integer"} and result["coefficients"] in SETS
     for layer in result["layers"]:
         assert np.isclose(sum(layer["cycles"].values()), layer["total"]) and 0 <= layer["on_snn"] <= layer["columns"]
         assert len(layer["level_shares"]) == layer["levels_in"] + 1 and np.isclose(sum(layer["level_shares"]), 1)
         for key in ("channel_density_shares", "column_density_shares"):
             assert len(layer[key]) == len(result["density_edges"]) - 1 and np.isclose(sum(layer[key]), 1)
+
+
+def test_each_set_gives_what_it_gives_alone():
+    """Schedules of one mode do not depend on energies: theirs with either set are the same, whichever the hybrid one was made with."""
+    one, other = (_compare(subject_of(SMALL, seed=3), TINY, seed=3, coefficients=which) for which in SETS)
+    assert (one["coefficients"], other["coefficients"]) == tuple(SETS)
+    for name in ("ann_only", "snn_only", "dense"):
+        for which in SETS:
+            assert np.isclose(one["by_coefficients"][which]["edp"][name], other["by_coefficients"][which]["edp"][name])
+    check(other)
+    energies = [other["by_coefficients"][which]["energy_pj"]["snn_only"] for which in SETS]
+    assert energies[1] > 3 * energies[0]        # 130 nm against 45 nm
 
 
 def test_result_is_consistent(result):
@@ -202,7 +222,8 @@ def test_command(capsys, tmp_path):
     assert found["networks"]["peer_10"]["sampled"] < 1 and found["networks"]["peer_10"]["accuracy"]["integer"] is None
     assert main(["compare", "peer_10", "--config", "tiny", "--rows", "4"]) == 0
     text = capsys.readouterr().out
-    assert "synthetic densities" in text and "cut to" in text and "hybrid" in text
+    assert "synthetic densities" in text and "cut to" in text and "hybrid" in text and "energies: assumed-45nm" in text
+    assert "The same schedules with measured-sky130:" in " ".join(text.split())
 
 
 def test_wrong_calls_say_what_would_be_right(capsys):

@@ -17,7 +17,7 @@ STEPS = 9       # of one network
               help="A preset (tiny, small, pynq_z2, paper) or a TOML file.")
 @click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale: for shapes only, and said in the output.")
 @click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network.")
-@click.option("--coefficients", default="assumed-45nm", show_default=True, help="Set of energy coefficients.")
+@click.option("--coefficients", default="assumed-45nm", show_default=True, help="Set of energy coefficients that the schedule is made with; results are given with all sets.")
 @click.option("--latency", type=click.IntRange(1, MAX_LATENCY), default=20, show_default=True, help="Cycles that memory takes to answer a read.")
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures, one file that needs no network.")
 @click.option("--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path),
@@ -84,6 +84,11 @@ def _tables(result):
                 ("", "PEs", "cycles", "running", "energy, pJ", "EDP", "running"), rows)
     yield "EDP: over hybrid's, with all cycles and with the running ones (loading left out). " + "".join(
         f"{', '.join(names)}: {how}. " for how, names in notes.items())
+    for which, one in result["by_coefficients"].items():
+        if which != result["coefficients"]:
+            yield (f"The same schedules with {which}: hybrid {_number(one['energy_pj']['hybrid'], '.3g')} pJ; EDP over hybrid's, all cycles and running, "
+                   + ", ".join(f"{name} {' / '.join(_number(value and value / one[key]['hybrid'], '.3f') for key, value in (('edp', one['edp'][name]), ('edp_running', one['edp_running'][name])))}"
+                               for name in result["edp"] if name != "hybrid") + ".")
     accuracy = result["accuracy"]
     known = ", ".join(f"{name} {100 * value:.2f} %" for name, value in accuracy.items() if value is not None)
     sampled = "" if result["sampled"] == 1 else f" Layers were cut to {100 * result['sampled']:.1f} % of their rows at least, and scaled."

@@ -18,7 +18,7 @@ from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError,
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
 from neuroflex.sim.cost import column_costs, neuron_steps, placed_energy
-from neuroflex.sim.energy import energy_table
+from neuroflex.sim.energy import SETS, energy_table
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate, quantise
 from neuroflex.sim.run import job_workloads, run_arrays
@@ -28,6 +28,7 @@ POLICIES = {"hybrid": "min_edp", "ann_only": "all_ann", "snn_only": "all_snn", "
 FIXED = [int(StallCause.CONTROL), int(StallCause.LOAD)]
 RUNNING = [int(cause) for cause in StallCause if cause not in (StallCause.CONTROL, StallCause.LOAD)]
 _CAUSES = len(StallCause)
+_TABLES = {which: energy_table(which) for which in SETS}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,10 +121,10 @@ def subject_of(which, *, seed=0, rows=None, images=1, show=None):
 
 @dataclass(eq=False)
 class Sums:
-    """A layer under one policy: cycles by cause and matches of both cores (float64[causes + 2]), energy, SNN columns, bus beats."""
+    """A layer under one policy: cycles by cause and matches of both cores (float64[causes + 2]), energy by set of coefficients, SNN columns, bus beats."""
 
     counts: np.ndarray
-    energy: float
+    energy: dict
     spiking: int
     beats: float
 
@@ -157,8 +158,8 @@ class Comparison:
 class _Runner:
     """Runs schedules of a subject's parts on the golden model; equal schedules of a part run once."""
 
-    def __init__(self, subject, config, energy, memory):
-        self.subject, self.config, self.energy, self.memory = subject, config, energy, memory
+    def __init__(self, subject, config, memory):
+        self.subject, self.config, self.memory = subject, config, memory
         self.done = {}
         self.seconds = 0.0
 
@@ -172,7 +173,7 @@ class _Runner:
     def _run(self, part, schedules):
         network, config = part.network, self.config
         job = lower(network, config, schedules, trace=part.calibration)
-        layers = {layer.name: Sums(np.zeros(_CAUSES + 2), 0.0, 0, 0.0) for layer in network.layers}
+        layers = {layer.name: Sums(np.zeros(_CAUSES + 2), {}, 0, 0.0) for layer in network.layers}
         images = len(part.tensors)
         seconds = 0.0
         for image in range(images):
@@ -192,7 +193,8 @@ class _Runner:
         for layer in network.layers:
             sums = layers[layer.name]
             sums.counts *= scale
-            sums.energy = placed_energy(network, layer, part.trace.layers[layer.name], config, schedules.tiles[layer.name], energy=self.energy) / part.fraction
+            sums.energy = {which: placed_energy(network, layer, part.trace.layers[layer.name], config, schedules.tiles[layer.name], energy=table) / part.fraction
+                           for which, table in _TABLES.items()}
             sums.spiking = sum(int((tile.core == Core.SNN).sum()) for tile in schedules.tiles[layer.name])
             sums.beats /= part.fraction
         return layers, seconds
@@ -257,7 +259,7 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
     seed : int
         Of the random mapping.
     coefficients : str
-        A set of `neuroflex.sim.energy.SETS`.
+        A set of `neuroflex.sim.energy.SETS`: the one that schedules are made with. Energies are given for all sets.
     latency : int
         Cycles that memory takes to answer a read.
     show : neuroflex.progress.Display, optional
@@ -267,9 +269,9 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
     -------
     Comparison
     """
-    show, energy = show or Silent(), energy_table(coefficients)
-    runner = _Runner(subject, config, energy, MemoryTrace.constant(latency))
-    by_part, costs = _schedules(subject, config, energy, seed, show)
+    show = show or Silent()
+    runner = _Runner(subject, config, MemoryTrace.constant(latency))
+    by_part, costs = _schedules(subject, config, _TABLES[coefficients], seed, show)
     runs, seconds = {}, subject.evaluation_seconds
     for policy in POLICIES:
         runs[policy] = []
@@ -280,35 +282,48 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
 
     def total(policy):
         layers = [layer for part in runs[policy] for layer in part.values()]
-        return sum(layer.fixed + layer.running for layer in layers), sum(layer.running for layer in layers), sum(layer.energy for layer in layers)
+        return {"cycles": sum(layer.fixed + layer.running for layer in layers), "cycles_running": sum(layer.running for layer in layers),
+                "energies": {which: sum(layer.energy[which] for layer in layers) for which in SETS}}
+
+    def predicted(policy):
+        sums = total(policy)
+        return sums["cycles"] * sums["energies"][coefficients]
 
     # The scheduler predicts; should a single mode be better on the cycle model, it is what runs.
-    best = min(("hybrid", "ann_only", "snn_only"), key=lambda policy: total(policy)[0] * total(policy)[2])
+    best = min(("hybrid", "ann_only", "snn_only"), key=predicted)
     if best != "hybrid":
         runs["hybrid"], by_part["hybrid"] = runs[best], by_part[best]
-    measured = {policy: dict(zip(("cycles", "cycles_running", "energy_pj"), total(policy)), pes=config.ann_pes + config.snn_pes,
-                             how="golden cycle model") for policy in POLICIES}
+    measured = {policy: total(policy) | {"pes": config.ann_pes + config.snn_pes, "how": "golden cycle model"} for policy in POLICIES}
     iso = baselines.iso_area(config)
-    measured |= _iso_area(subject, config, energy, iso, by_part, costs, runs)
-    measured["dense"] = _dense(subject, config, energy)
-    for one in measured.values():
-        one["edp"] = _product(one["cycles"], one["energy_pj"])
-        one["edp_running"] = _product(one["cycles_running"], one["energy_pj"])
-    return Comparison(result=_result(subject, config, seed, coefficients, measured, iso, best, runs, seconds), schedules=by_part["hybrid"])
+    measured |= _iso_area(subject, config, iso, by_part, costs, runs)
+    measured["dense"] = _dense(subject, config)
+    by_set = {which: _products(measured, which) for which in SETS}
+    for name, one in measured.items():
+        del one["energies"]
+        one |= {key: values[name] for key, values in by_set[coefficients].items()}
+    return Comparison(result=_result(subject, config, seed, coefficients, measured, by_set, iso, best, runs, seconds), schedules=by_part["hybrid"])
+
+
+def _products(measured, which):
+    """Energies and energy-delay products of all baselines with one set of coefficients."""
+    energy = {name: one["energies"][which] for name, one in measured.items()}
+    return {"energy_pj": energy, "edp": {name: _product(one["cycles"], energy[name]) for name, one in measured.items()},
+            "edp_running": {name: _product(one["cycles_running"], energy[name]) for name, one in measured.items()}}
 
 
 def _product(cycles, energy):
     return None if cycles is None or energy is None else cycles * energy
 
 
-def _iso_area(subject, config, energy, iso, by_part, costs, runs):
+def _iso_area(subject, config, iso, by_part, costs, runs):
     """Iso-area single-mode machines: running cycles scaled by makespans, layer by layer."""
     names = {Core.ANN: ("ann_only", "ann_only_iso_area"), Core.SNN: ("snn_only", "snn_only_iso_area")}
     if isinstance(iso, str):
-        return {name: {"cycles": None, "cycles_running": None, "energy_pj": None, "pes": None, "how": iso} for _, name in names.values()}
+        return {name: {"cycles": None, "cycles_running": None, "energies": dict.fromkeys(SETS), "pes": None, "how": iso} for _, name in names.values()}
     found = {}
     for core, (policy, name) in names.items():
-        cycles = running = spent = 0.0
+        cycles = running = 0.0
+        spent = dict.fromkeys(SETS, 0.0)
         for part, tiles, of_layers, sums in zip(subject.parts, by_part[policy], costs, runs[policy]):
             for layer in part.network.layers:
                 one, own = of_layers[layer.name], sums[layer.name]
@@ -322,12 +337,14 @@ def _iso_area(subject, config, energy, iso, by_part, costs, runs):
                 run = max(own.running * span / same, beats)
                 running += run
                 cycles += run + own.fixed
-                spent += own.energy
+                spared = 0.0
                 if core == Core.SNN:
                     steps = neuron_steps(int(part.network.input_levels(layer).max()), layer.levels.astype(np.int64))
                     on = np.concatenate([tile.columns[tile.core == Core.SNN] for tile in tiles[layer.name]])
-                    spent -= float((steps - layer.levels)[on].sum()) * grid[0] * grid[1] / part.fraction * energy["pascif_step"]
-        found[name] = {"cycles": cycles, "cycles_running": running, "energy_pj": spent, "pes": iso.pes(core),
+                    spared = float((steps - layer.levels)[on].sum()) * grid[0] * grid[1] / part.fraction
+                for which, table in _TABLES.items():
+                    spent[which] += own.energy[which] - spared * table["pascif_step"]
+        found[name] = {"cycles": cycles, "cycles_running": running, "energies": spent, "pes": iso.pes(core),
                        "how": "same-chip cycles scaled to " + f"{iso.pes(core)} PEs: {iso.source}"}
     return found
 
@@ -339,29 +356,30 @@ def _dense_inputs(network, layer):
     return first if identity else layer.weights.shape[0]
 
 
-def _dense(subject, config, energy):
+def _dense(subject, config):
     array = baselines.systolic_array(config.ann_pes + config.snn_pes)
-    cycles = spent = 0.0
+    cycles, spent = 0.0, dict.fromkeys(SETS, 0.0)
     for part in subject.parts:
         for layer in part.network.layers:
             height, width = part.network.grid(layer)
             rows = round(height * width / part.fraction)
             size = rows, _dense_inputs(part.network, layer), layer.columns
             cycles += baselines.dense_cycles(*size, array)
-            spent += baselines.dense_energy(*size, array, layer.levels, energy)
-    return {"cycles": cycles, "cycles_running": cycles, "energy_pj": spent, "pes": array[0] * array[1],
+            for which, table in _TABLES.items():
+                spent[which] += baselines.dense_energy(*size, array, layer.levels, table)
+    return {"cycles": cycles, "cycles_running": cycles, "energies": spent, "pes": array[0] * array[1],
             "how": f"formula: output-stationary systolic array, {array[0]} x {array[1]}"}
 
 
-def _result(subject, config, seed, coefficients, measured, iso, best, runs, seconds):
+def _result(subject, config, seed, coefficients, measured, by_set, iso, best, runs, seconds):
     hybrid, random = measured["hybrid"], measured["random"]
-    layers = _layers(subject, config, runs)
+    layers = _layers(subject, config, coefficients, runs)
     pes = config.ann_pes + config.snn_pes
     matches = sum(layer["matches"] for layer in layers)
     full = [layer for layer in layers if layer["matches_per_column"] >= 12]
     return {
         "network": subject.name, "title": subject.title, "configuration": config.name, "seed": seed, "images": subject.images,
-        "densities": subject.densities, "source": subject.source, "coefficients": coefficients,
+        "densities": subject.densities, "source": subject.source, "coefficients": coefficients, "by_coefficients": by_set,
         "cycles": hybrid["cycles"], "cycles_running": hybrid["cycles_running"], "energy_pj": hybrid["energy_pj"],
         "edp": {name: measured[name]["edp"] for name in ("hybrid", *BASELINES)},
         "edp_running": {name: measured[name]["edp_running"] for name in ("hybrid", *BASELINES)},
@@ -381,7 +399,7 @@ def _result(subject, config, seed, coefficients, measured, iso, best, runs, seco
     }
 
 
-def _layers(subject, config, runs):
+def _layers(subject, config, coefficients, runs):
     """The per-layer table of the hybrid schedule."""
     table = []
     for number, part in enumerate(subject.parts):
@@ -403,10 +421,10 @@ def _layers(subject, config, runs):
                 "total": sums.fixed + sums.running, "running": sums.running,
                 "cycles": {cause.name.lower(): float(sums.counts[cause]) for cause in StallCause},
                 "utilisation": matches / ((config.ann_pes + config.snn_pes) * max(sums.running, 1.0)),
-                "energy_pj": sums.energy, "lines": _lines(network, layer, part, config, images), "sampled": part.fraction,
+                "energy_pj": sums.energy[coefficients], "energies_pj": sums.energy, "lines": _lines(network, layer, part, config, images), "sampled": part.fraction,
                 "against": {policy: {"running": runs[policy][number][layer.name].running,
                                      "total": runs[policy][number][layer.name].running + runs[policy][number][layer.name].fixed,
-                                     "energy_pj": runs[policy][number][layer.name].energy} for policy in POLICIES}})
+                                     "energy_pj": runs[policy][number][layer.name].energy[coefficients]} for policy in POLICIES}})
     return table
 
 

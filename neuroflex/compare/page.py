@@ -55,11 +55,16 @@ def _ratio(value, hybrid):
 
 
 def _summary(networks):
-    heads = ("network", "cycles", "running", "energy, pJ", "utilisation", "over random", "over dealt", *(f"EDP {name}" for name in BASELINES), "densities")
-    rows = [(one["title"], f"{one['cycles']:,.0f}", f"{one['cycles_running']:,.0f}", f"{one['energy_pj']:.4g}", f"{one['utilisation']:.3f}",
-             f"{one['throughput_vs_random']:.2f}×", f"{one['throughput_vs_dealt_running']:.2f}×",
-             *(_ratio(one["edp"][name], one["edp"]["hybrid"]) for name in BASELINES), one["densities"]) for one in networks.values()]
+    heads = ("network", "cycles", "running", "utilisation", "over random", "over dealt", "coefficients", "energy, pJ", *(f"EDP {name}" for name in BASELINES), "densities")
+    rows = [(one["title"], f"{one['cycles']:,.0f}", f"{one['cycles_running']:,.0f}", f"{one['utilisation']:.3f}",
+             f"{one['throughput_vs_random']:.2f}×", f"{one['throughput_vs_dealt_running']:.2f}×", _set_name(one, which), f"{by_set['energy_pj']['hybrid']:.4g}",
+             *(_ratio(by_set["edp"][name], by_set["edp"]["hybrid"]) for name in BASELINES), one["densities"])
+            for one in networks.values() for which, by_set in one["by_coefficients"].items()]
     return _table(heads, rows)
+
+
+def _set_name(result, which):
+    return which + (" (schedules)" if which == result["coefficients"] else "")
 
 
 def _layers(result):
@@ -81,11 +86,18 @@ def _layers(result):
 
 
 def _baselines(result):
-    hybrid = result["baselines"]["hybrid"]
-    rows = [(name, "–" if one["pes"] is None else one["pes"], *("–" if one[key] is None else f"{one[key]:,.0f}" for key in ("cycles", "cycles_running")),
-             "–" if one["energy_pj"] is None else f"{one['energy_pj']:.4g}", _ratio(one["edp"], hybrid["edp"]), _ratio(one["edp_running"], hybrid["edp_running"]),
-             one["how"]) for name, one in result["baselines"].items()]
-    return _table(("baseline", "PEs", "cycles", "running", "energy, pJ", "EDP over hybrid", "running", "how"), rows)
+    """Cycles of each baseline, and its energy and products with every set of coefficients."""
+    heads = ["baseline", "PEs", "cycles", "running"]
+    for which in result["by_coefficients"]:
+        heads += [f"pJ, {_set_name(result, which)}", "EDP over hybrid", "running"]
+    rows = []
+    for name, one in result["baselines"].items():
+        row = [name, "–" if one["pes"] is None else one["pes"], *("–" if one[key] is None else f"{one[key]:,.0f}" for key in ("cycles", "cycles_running"))]
+        for by_set in result["by_coefficients"].values():
+            energy = by_set["energy_pj"][name]
+            row += ["–" if energy is None else f"{energy:.4g}", *(_ratio(by_set[key][name], by_set[key]["hybrid"]) for key in ("edp", "edp_running"))]
+        rows.append((*row, one["how"]))
+    return _table((*heads, "how"), rows)
 
 
 def _timeline(parts):
@@ -111,7 +123,8 @@ def _network(name, result, config, parts):
     layers = [layer["layer"] for layer in result["layers"]]
     sums = np.array([[layer["cycles"][cause.name.lower()] for cause in StallCause] + [0, 0] for layer in result["layers"]])
     title = html.escape(result["title"])
-    about = (f"{html.escape(result['densities'].capitalize())}. {html.escape(result['source'])}.{_accuracy(result)} Energies: {html.escape(result['coefficients'])}. "
+    about = (f"{html.escape(result['densities'].capitalize())}. {html.escape(result['source'])}.{_accuracy(result)} Schedules and pictures: energies {html.escape(result['coefficients'])}; "
+             f"the table has all sets, with the same schedules. "
              f"Left to the host: {100 * result['host_share']:.2g} % of the operations. Utilisation {result['utilisation']:.3f}."
              + ("" if result["sampled"] == 1 else f" <b>Layers were cut to as little as {100 * result['sampled']:.1f} % of their rows and scaled.</b>")
              + ("" if result["hybrid_schedule"] == "hybrid" else f" On the cycle model {html.escape(result['hybrid_schedule'])} is better than the predicted split, and is taken."))
