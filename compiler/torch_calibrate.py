@@ -80,7 +80,7 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, pixe
     graph.lint()
     module.delete_all_unused_submodules()
     module.recompile()
-    return module.to(parameter.dtype).eval()
+    return module.to(parameter).eval()        # where the module is, also the QCFS
 
 
 def _is_relu(node, modules):

@@ -1,6 +1,7 @@
 """The command line: results as JSON, exit codes, messages for people."""
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def image(tmp_path_factory):
 def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("demo", "import", "compile", "generate", "simulate", "verify", "bench", "info"):
+    for name in ("demo", "import", "train", "compile", "generate", "simulate", "verify", "bench", "info"):
         assert f"  {name} " in text
         assert main([name, "--help"]) == 0
         assert "--json" in capsys.readouterr().out
@@ -161,3 +162,9 @@ def test_bad_files_are_refused(call, tmp_path, image):
     dataclasses.replace(good, about=[]).save(tmp_path / "crafted.nfx")
     code, answer, _ = call("simulate", tmp_path / "crafted.nfx")
     assert code == 2 and "crafted.nfx: the network in it cannot be read" in answer["error"]
+
+
+def test_training_without_torch_names_it(tmp_path, monkeypatch, call):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, answer, _ = call("train", "mnist_mlp", "-o", tmp_path / "a.npz")
+    assert code == 2 and answer["error"] == "training needs the package 'torch': pip install 'neuroflex[torch]'"

@@ -1,6 +1,5 @@
 """Training: stages and their checkpoints, resuming, pruning, the QCFS gradient, the networks with names, and the command."""
 import json
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +9,11 @@ import pytest
 
 from neuroflex.cli import main
 
-EPOCHS = ["--epochs", 2, "--tune-epochs", 1, "--batch", 50]
-
-
-def test_a_missing_torch_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert main(["train", "mnist_mlp", "-o", str(tmp_path / "a.npz")]) == 2
-    assert "training needs the package 'torch': pip install 'neuroflex[torch]'" in capsys.readouterr().err
-
-
 torch = pytest.importorskip("torch", reason="training needs the `torch` extra")
 from torch import nn  # noqa: E402
 
 from neuroflex import data  # noqa: E402
-from neuroflex.compiler.network import Network  # noqa: E402
+from neuroflex.compiler.network import Network, NetworkError  # noqa: E402
 from neuroflex.compiler.torch_calibrate import calibrate  # noqa: E402
 from neuroflex.compiler.torch_import import import_torch  # noqa: E402
 from neuroflex.compiler.torch_qcfs import QCFS  # noqa: E402
@@ -35,6 +25,7 @@ from neuroflex.training.networks import RECIPES, ResNet20  # noqa: E402
 from neuroflex.training.stages import Settings, train  # noqa: E402
 
 torch.set_num_threads(1)
+EPOCHS = ["--epochs", 2, "--tune-epochs", 1, "--batch", 50]
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +162,26 @@ def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
 def test_a_loss_that_is_no_number_stops_training(bars, tmp_path):
     with pytest.raises(TrainingError, match="the loss became (nan|inf) in epoch 1; try a lower rate"):
         train(Small, bars, replace(SETTINGS, rate=1e30), name="small", folder=tmp_path)
+
+
+@pytest.mark.parametrize("make, error, message", [
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), TrainingError, r"the module does not take images of shape \(1, 28, 28\): mat1 and mat2"),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 9)), TrainingError, r"gives \(16, 9\) for 16 images; one number for each of 10 classes, \(16, 10\), is needed"),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1)), NetworkError, "'2' .Softmax.: this kind of module is not supported"),
+])
+def test_modules_that_cannot_be_are_refused_at_once(bars, tmp_path, make, error, message):
+    with pytest.raises(error, match=message):
+        train(make, bars, SETTINGS, name="small", folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_start_at_zero_are_no_dead_ones(bars, tmp_path):
+    def make():
+        module = nn.Sequential(nn.Flatten(), nn.Linear(784, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))
+        nn.init.zeros_(module[4].weight)
+        return module
+
+    assert train(make, bars, replace(SETTINGS, epochs=1, tune_epochs=1, density=1.0), name="small", folder=tmp_path).weights == 784 * 12 + 120
 
 
 def test_small_and_varied_images():

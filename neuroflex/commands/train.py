@@ -73,6 +73,7 @@ def command(source, path, data, levels, batch, seed, checkpoints, resume, kept_t
     if recipe.data is None:
         raise click.UsageError("a network of your own does not say what it is trained with: give --data")
     settings = Settings(levels=levels, batch=batch, seed=seed, **{key: getattr(recipe, key) for key in given})
+    path.parent.mkdir(parents=True, exist_ok=True)      # what is wrong with the place is said now, not after the training
     images = data_sets.load(recipe.data, show=show)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = checkpoints or path.with_suffix("")
@@ -82,7 +83,6 @@ def command(source, path, data, levels, batch, seed, checkpoints, resume, kept_t
         raise click.UsageError(str(error)) from None
     network = trained.network
     with show.step(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
         network.save(path)
     layers = [{"layer": layer.name, "levels": int(layer.levels.max()), "weight_density": float((layer.weights != 0).mean())} for layer in network.layers]
     result = {"network": path, "bytes": path.stat().st_size, "name": name, "digest": network.digest, "data": images.title, "device": device,

@@ -13,10 +13,11 @@ from neuroflex.compiler.torch_calibrate import calibrate
 from neuroflex.compiler.torch_import import import_torch
 from neuroflex.progress import Silent
 from neuroflex.sim.network import evaluate
-from neuroflex.training.loop import Checkpoint, accuracy, fingerprint, fit, prunable, prune
+from neuroflex.training.loop import Checkpoint, TrainingError, accuracy, fingerprint, fit, prunable, prune
 
 PIXEL = 1 / 255             # what a byte is to a module
 CALIBRATION = 512           # training images for clip values
+TRIED = 16                  # training images that the untrained module is tried with
 RANGES = 1000               # training images for the range of the logits
 MOST_AUTO = 8               # levels that adaptive activations have at most: what the SNN core takes by default
 TOLERANCE = 0.03            # share of a squared activation that adaptive levels may lose
@@ -112,13 +113,15 @@ def train(make, data, settings, *, name, folder, resume=False, device="cpu", kep
     Raises
     ------
     TrainingError
-        A loss that is no finite number, a checkpoint that does not fit.
+        A module that does not fit the data, a loss that is no finite number, a checkpoint that does not fit.
     ImportRefused
-        A module that cannot become integers.
+        A module that cannot become integers: found before anything is trained.
     """
     show, folder = show or Silent(), Path(folder)
     images, labels = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     tests = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
+    with show.step(f"{name}: see whether it can become integers"):
+        _try(make, data, settings, name)
     common = {"scale": PIXEL, "batch": settings.batch, "seed": settings.seed, "augment": settings.augment, "show": show}
     facts = {"network": name, "data": data.title, "images": len(images), "seed": settings.seed, "batch": settings.batch, "augment": settings.augment}
     accuracies, losses = {"pruned": None}, {}
@@ -157,6 +160,26 @@ def train(make, data, settings, *, name, folder, resume=False, device="cpu", kep
     weights = torch.cat([weight.detach().flatten() for weight in prunable(module)])
     return Trained(network=network, module=module, accuracies=accuracies, losses=losses, weights=len(weights),
                    sparsity=float((weights == 0).double().mean()))
+
+
+@torch.no_grad()
+def _try(make, data, settings, name):
+    """Import the untrained module, so that one that cannot be imported is refused before hours of training."""
+    torch.manual_seed(settings.seed)
+    module = make().eval()
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.fill_(0.1)        # what starts at zero is no dead layer
+    images = data.x_train[:TRIED]
+    want = (len(images), len(data.classes))
+    try:
+        shape = tuple(module(torch.from_numpy(images) * PIXEL).shape)
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(f"{name}: the module does not take images of shape {data.x_train.shape[1:]}: {error}") from error
+    if shape != want:
+        raise TrainingError(f"{name}: the module gives {shape} for {len(images)} images; one number for each of {len(data.classes)} classes, {want}, is needed")
+    module = calibrate(module, images, levels=MOST_AUTO if settings.levels == "auto" else settings.levels, input_levels=settings.input_levels, pixel_scale=PIXEL)
+    import_torch(module, images.shape[1:], name=name, pixel_scale=PIXEL, calibration=images)
 
 
 def integer_accuracy(network, images, labels, *, batch=100, show=None):
