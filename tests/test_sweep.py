@@ -5,12 +5,22 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from neuroflex import zoo
 from neuroflex.cli import main
+from neuroflex.compare import sweep as module
 from neuroflex.compare.sweep import MOST_ATTEMPTS, Job, SweepFailed, _keep, jobs_of, read_result, sweep
 from neuroflex.config import PRESETS
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """Worker processes import this file, also when `pytest` was called without `python -m`."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
 
 
 def jobs(count):
@@ -74,6 +84,27 @@ def test_an_interrupted_sweep_goes_on(tmp_path):
     other = Job(network="peer_2", config=first.config, seed=1)
     (tmp_path / f"{other.name}.json").write_text((tmp_path / f"{first.name}.json").read_text())
     assert read_result(other, tmp_path) is None and other.name != first.name
+
+
+def test_results_of_other_code_or_another_network_do_not_count(tmp_path, monkeypatch):
+    """A network trained again under its old name, and another version of NeuroFlex."""
+    file, network = tmp_path / "mine.npz", zoo.load("digits")
+
+    def job():
+        one, = jobs_of([str(file)], [PRESETS["tiny"]], [0])
+        return one
+
+    network.save(file)
+    first = job()
+    _keep(first, tmp_path, {"network": "kept"})
+    assert read_result(job(), tmp_path) == {"network": "kept"}
+    layers = [replace(network.layers[0], bias=network.layers[0].bias + 1), *network.layers[1:]]
+    replace(network, layers=layers).save(file)
+    assert read_result(job(), tmp_path) is None
+    network.save(file)
+    assert job() == first
+    monkeypatch.setattr(module, "_code", lambda: "changed")
+    assert read_result(job(), tmp_path) is None
 
 
 def test_command_takes_what_is_there(capsys, tmp_path):

@@ -1,10 +1,11 @@
 """Many comparisons: networks × configurations × seeds, over processes here or workers of a Dask cluster. Resumable.
 
 A job's result is one file, written whole or not at all; a job whose file is there is done. So an interrupted sweep goes on where it
-stopped, and a worker that dies loses nothing but its own job, which is tried again.
+stopped, and a worker that dies loses nothing but its own job, which is tried again. Sources and network files are part of a job: what
+an earlier version found, or another network in a file of the same name, does not count.
 """
 
-__all__ = ["MOST_ATTEMPTS", "Job", "SweepFailed", "jobs_of", "read_result", "sweep"]
+__all__ = ["MOST_ATTEMPTS", "Job", "SweepFailed", "jobs_of", "read_result", "sources_of", "sweep"]
 
 import hashlib
 import json
@@ -12,6 +13,7 @@ import multiprocessing
 import os
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from neuroflex.atomic import write_atomically
@@ -26,7 +28,7 @@ class SweepFailed(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One comparison. ``config`` is the configuration's TOML text, so that a worker needs no file of ours."""
+    """One comparison. ``config`` is the configuration's TOML text, so that a worker needs no file of ours; ``sources`` is `sources_of` the network."""
 
     network: str
     config: str
@@ -35,6 +37,7 @@ class Job:
     images: int = 1
     coefficients: str = "assumed-45nm"
     latency: int = 20
+    sources: str = ""
 
     @property
     def name(self):
@@ -56,9 +59,39 @@ class Job:
         return compare_network(subject, ArchConfig.from_toml(self.config), seed=self.seed, coefficients=self.coefficients, latency=self.latency).result
 
 
+@cache
+def _code():
+    """SHA-256 of the code that a comparison's figures come from, and of the areas recorded for its baselines."""
+    from neuroflex import compiler, sim
+    from neuroflex.compare.baselines import RESOURCES
+
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for folder in (here, here.parent, Path(compiler.__file__).parent, Path(sim.__file__).parent):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
+    if RESOURCES.is_file():
+        digest.update(RESOURCES.read_bytes())
+    return digest.hexdigest()
+
+
+def sources_of(network):
+    """What a result depends on besides the other fields of its job: SHA-256 of code and network.
+
+    Parameters
+    ----------
+    network : str
+        Name of a shape (which is code) or of a network of the zoo, or a file.
+    """
+    from neuroflex.compare.shapes import SHAPES
+    from neuroflex.commands.common import load_network
+
+    return hashlib.sha256(f"{_code()} {'' if network in SHAPES else load_network(network).digest}".encode()).hexdigest()
+
+
 def jobs_of(networks, configs, seeds, **options):
     """Every network on every configuration with every seed."""
-    return [Job(network=network, config=config.to_toml(), seed=seed, **options) for network in networks for config in configs for seed in seeds]
+    return [Job(network=network, config=config.to_toml(), seed=seed, sources=sources, **options)
+            for network, sources in ((network, sources_of(network)) for network in networks) for config in configs for seed in seeds]
 
 
 def read_result(job, folder):
