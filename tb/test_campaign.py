@@ -15,6 +15,7 @@ from neuroflex.axi import AxiConfig
 from neuroflex.config import PRESETS
 from neuroflex.formats import Status
 from neuroflex.sim.network import evaluate
+from neuroflex.tb import fault_campaign
 from neuroflex.tb.axi_system import AxiSystem
 from neuroflex.tb.fault_campaign import KINDS, Campaign, CampaignFailure
 from neuroflex.tb.networks import random_job
@@ -98,6 +99,17 @@ def test_a_memory_that_never_answers_is_seen():
         run = campaign(system, SEED)
         system.stall("r", 0, 10_000_000)
         with pytest.raises(CampaignFailure, match="still busy 20,000 cycles after a soft reset"):
+            run.run(1)
+
+
+def test_a_hang_is_seen_whatever_the_program(monkeypatch):
+    """Without a watchdog, also in the kind of event that has no promise on levels."""
+    with opened() as system:
+        run = campaign(system, SEED)
+        monkeypatch.setattr(fault_campaign, "WATCHDOG", 0)
+        system.stall("r", 0, 10_000_000)
+        run.number = KINDS.index("wrong field")
+        with pytest.raises(CampaignFailure, match=r"\(wrong field\): the job did not end within"):
             run.run(1)
 
 
