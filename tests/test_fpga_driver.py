@@ -126,6 +126,29 @@ def test_start_waits_while_the_accelerator_is_busy(digits_program, digits):
     assert not device.registers.early
 
 
+def test_other_versions_are_refused(monkeypatch):
+    """A minor one is not: registers were added."""
+    for step, refused in ((1, False), (1 << 16, True)):
+        device = Settling(TINY, 0)
+        monkeypatch.setitem(device.registers._words, "version", registers.VERSION + step)
+        if not refused:
+            fpga.Accelerator(device)
+            continue
+        with pytest.raises(fpga.WrongDevice, match=r"of the registers; this driver knows \d+\.x"):
+            fpga.Accelerator(device)
+
+
+def test_reset_waits_and_leaves_nothing(monkeypatch):
+    """What an earlier job left is taken back; a memory that never answers is named."""
+    accelerator, written = fpga.Accelerator(Settling(TINY, 5)), []
+    monkeypatch.setattr(accelerator, "write", lambda name, value: written.append((name, value)))
+    accelerator.reset()
+    assert written == [("control", 2), ("status", 2)] and not accelerator.device.registers.polls
+    accelerator.device.registers.polls = 1 << 30
+    with pytest.raises(fpga.DeviceError, match="stays busy after a soft reset: its memory does not answer"):
+        accelerator.reset()
+
+
 def test_registers(accelerator):
     assert accelerator.read("identity") == registers.IDENTITY
     for offset in (0x20, 0xFC):

@@ -110,6 +110,33 @@ def test_bad_line(what):
     assert device.read_memory(0, MEMORY_BYTES) == content
 
 
+class LateBridge(SoftBridge):
+    """Every third answer comes when nobody waits for it any more, and every fifth lacks a word."""
+
+    number, held = 0, b""
+
+    def write(self, content):
+        self.number += 1
+        super().write(content)
+        late = self.number % 3 == 0
+        self._out, self.held = (b"", self._out) if late else (self.held + self._out, b"")
+
+    def _carry_out(self, *request):
+        status, words = super()._carry_out(*request)
+        return status, words if self.number % 5 else words[:-1]
+
+    def reset_input_buffer(self):
+        super().reset_input_buffer()
+        self.held = b""
+
+
+def test_answers_to_something_else_are_not_taken():
+    bridge, content = LateBridge(), np.random.default_rng(3).integers(0, 256, MEMORY_BYTES).astype(np.uint8).tobytes()
+    bridge.memory[:] = content
+    device = UartDevice(bridge, memory_bytes=MEMORY_BYTES, quiet=0)
+    assert b"".join(device.read_memory(start, 64) for start in range(0, MEMORY_BYTES, 64)) == content
+
+
 def test_nobody_there():
     device = UartDevice(SoftBridge(lambda content, to_board: b""), memory_bytes=MEMORY_BYTES, quiet=0)
     with pytest.raises(fpga.LinkError, match="nothing came; is it the right port"):
