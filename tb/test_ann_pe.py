@@ -64,7 +64,7 @@ def test_a_chunk_takes_the_larger_of_pairs_and_matches(columns):
 @pytest.mark.long
 def test_forgotten_sum_is_noticed():
     with pytest.raises(Mismatch, match="y"):
-        run(TINY, 3, 6, covers=False, verilog_edit=lambda text: text.replace("= written | ", "= written ^ "))
+        run(TINY, 3, 30, covers=False, verilog_edit=lambda text: text.replace("= written | ", "= written ^ "))
 
 
 def test_early_row_end_is_noticed(monkeypatch):
