@@ -301,6 +301,8 @@ def test_module_of_your_own(call, tmp_path):
     code, answer, _ = call(f"{tmp_path / 'nets.py'}:make", "-o", tmp_path / "mine.npz", "--data", "mnist", *EPOCHS, "--levels", "auto", "--input-levels", 15)
     assert code == 0 and answer["name"] == "mine" and answer["accuracy"]["pruned"] is None and answer["sparsity"] < 0.01
     assert Network.load(tmp_path / "mine.npz").metadata["levels"] == "auto"
+    code, calibrated, _ = call(f"{tmp_path / 'nets.py'}:make", "-o", tmp_path / "mine.npz", "--data", "mnist", *EPOCHS, "--tune-epochs", 0, "--resume")
+    assert code == 0 and calibrated["losses"] == {"float": answer["losses"]["float"], "qcfs": []} and calibrated["accuracy"]["float"] == answer["accuracy"]["float"]
 
 
 def test_wrong_calls(call, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ class _Levels(click.ParamType):
 @click.option("-o", "--output", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Network file (.npz) to write.")
 @click.option("--data", type=click.Choice(["mnist", "cifar10"]), help="Data set; a named network knows its own.")
 @click.option("--epochs", type=click.IntRange(1), help="Of the ReLU network.")
-@click.option("--tune-epochs", type=click.IntRange(1), help="Of each fine-tuning: after pruning, and with QCFS.")
+@click.option("--tune-epochs", type=click.IntRange(0), help="Of each fine-tuning: after pruning, and with QCFS; 0: clip values by calibration alone.")
 @click.option("--small-epochs", type=click.IntRange(0), help="So many of --epochs, the first ones, see images of half the size, at a quarter of the cost.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate of the ReLU network.")
 @click.option("--tune-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate of each fine-tuning.")
