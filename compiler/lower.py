@@ -247,7 +247,12 @@ def _check_widths(layer, columns, core, peak, reach, config):
     if snn.any():
         total = np.abs(layer.weights[:, columns[snn]].astype(np.int64)).sum(axis=0)
         limit = 1 << (config.snn_acc_bits - 1)
-        if total.max() >= limit:
+        if config.snn_pe == "serial":       # one accumulator for all steps
+            total = np.maximum(-low, high)[snn]
+            if total.max() >= limit:
+                raise LoweringError(f"{owner}: an SNN column can reach {int(total.max())}, beyond snn_acc_bits = {config.snn_acc_bits}; "
+                                    "keep it on the ANN core or raise snn_acc_bits")
+        elif total.max() >= limit:
             raise LoweringError(f"{owner}: an SNN column's weights add up to {int(total.max())}, beyond snn_acc_bits = "
                                 f"{config.snn_acc_bits}; keep it on the ANN core or raise snn_acc_bits")
         most = max(int(peak.max()), int(layer.levels[columns][snn].max()))
@@ -255,11 +260,16 @@ def _check_widths(layer, columns, core, peak, reach, config):
             raise LoweringError(f"{owner}: an SNN column would need {most} levels, snn_levels = {config.snn_levels}")
 
 
+def spine_levels(tensor, place, config):
+    """Levels of a tensor (C, H, W) by physical position, uint8[H * W, chunks * chunk_bits]."""
+    spines = np.zeros((place.height * place.width, place.chunks * config.chunk_bits), np.uint8)
+    spines[:, place.positions] = tensor.reshape(len(tensor), -1).T
+    return spines
+
+
 def occupied(tensor, place, config):
     """Nonzero levels of a tensor (C, H, W) by physical position, bool[H * W, chunks * chunk_bits]."""
-    spines = np.zeros((place.height * place.width, place.chunks * config.chunk_bits), bool)
-    spines[:, place.positions] = tensor.reshape(len(tensor), -1).T != 0
-    return spines
+    return spine_levels(tensor, place, config) != 0
 
 
 def _fetch_lines(layer, placements, trace, config):

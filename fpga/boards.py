@@ -94,15 +94,16 @@ def estimate(config, family, recorded=None, around=()):
     missing : tuple of str
         Blocks without a figure; they count as nothing.
     """
-    from neuroflex.config import PRESETS
+    from neuroflex.config import PRESETS, SNN_PES
 
     blocks = (_recorded() if recorded is None else recorded)["blocks"]
     counts, missing = dict.fromkeys(KINDS, 0), []
     for part in (*_PARTS, *around):
-        rows = {name: row for name, row in blocks.get(part, {}).items() if family in row}
+        block = SNN_PES[config.snn_pe] if part == "SnnPe" else part
+        rows = {name: row for name, row in blocks.get(block, {}).items() if family in row}
         near = [name for name in rows if PRESETS[name].chunk_bits <= config.chunk_bits]
         if not near:
-            missing.append(part)
+            missing.append(block)
             continue
         best = max(near, key=lambda name: (name == config.name, PRESETS[name].chunk_bits))
         times = getattr(config, _PES[part]) if part in _PES else 1

@@ -51,7 +51,7 @@ def retire_layout(config):
 class JoinFrontEnd(wiring.Component):
     """Finds the matches of broadcast chunks with a PE's stationary columns and fetches their weights.
 
-    Nothing stops it from behind: the sender keeps to ``slot_free``. See ``docs/pe.md`` for the pipeline. Seen from the
+    Nothing stops it from behind, unless it is built ``held``: the sender keeps to ``slot_free``. See ``docs/pe.md`` for the pipeline. Seen from the
     cycle ``s`` in which the scanner reads a pair of masks, and the cycle ``M`` in which the engine holds a match:
 
     * the earliest ``M`` of the pair is ``s + 4``; matches follow one per cycle while the queue holds pairs;
@@ -65,6 +65,8 @@ class JoinFrontEnd(wiring.Component):
     Parameters
     ----------
     config : ArchConfig
+    held : bool
+        What is behind may hold the match engine, and says itself when it is through with a pair.
 
     Members
     -------
@@ -83,6 +85,12 @@ class JoinFrontEnd(wiring.Component):
         Address of ``level``.
     mask_slot : In
         Address of ``mask``.
+    hold : In(1)
+        No match is issued in this cycle. Only with ``held``, as the next two.
+    pair_through : In(1)
+        Pulse: all matches of the oldest pair are dealt with. Chunks retire by it, and not by what the engine has issued.
+    pair_end : Out(1)
+        ``weighted`` is the last match of its pair of columns.
     arrived : Out(1)
         The bus carries the last beat of a chunk for this PE. Combinational, of use inside the PE only.
     row_started : Out(1)
@@ -110,8 +118,8 @@ class JoinFrontEnd(wiring.Component):
     MATCH_LATENCY = 1
     WEIGHT_LATENCY = 6
 
-    def __init__(self, config):
-        self._config = config
+    def __init__(self, config, *, held=False):
+        self._config, self._held = config, held
         super().__init__({
             "bus": In(broadcast_layout(config)),
             "group": In(_index(config.max_groups)),
@@ -136,6 +144,7 @@ class JoinFrontEnd(wiring.Component):
             "level": Out(LEVEL_BITS),
             "mask": Out(config.chunk_bits),
             "busy": Out(1),
+            **({"hold": In(1), "pair_through": In(1), "pair_end": Out(1)} if held else {}),
         })
 
     @property
@@ -297,7 +306,7 @@ class JoinFrontEnd(wiring.Component):
         return read.data, valid, pop, write_count, push
 
     def _engine(self, m, entry, entry_valid, pop, engine_mask, engine_slot):
-        """One match per cycle, then its weight; returns the count of pairs whose last match was issued."""
+        """One match per cycle, then its weight; returns the count of pairs whose last match was issued, or is dealt with."""
         config = self._config
         bits, masks = config.chunk_bits, entry.masks
         active, last = Signal(), Signal()              # last: the match in hand is its column's last
@@ -311,12 +320,19 @@ class JoinFrontEnd(wiring.Component):
 
         m.submodules.encoder = encoder = PriorityEncoder(bits=bits)
         flags = count_flags(m, remaining, "remaining")
+        issue, through = active, pair_done
+        if self._held:
+            issue = Signal()
+            through = self.pair_through
+            ends = Signal(self.WEIGHT_LATENCY)
+            m.d.comb += [issue.eq(active & ~self.hold), self.pair_end.eq(ends[-1])]
+            m.d.sync += ends.eq(Cat(pair_done, ends))
         m.d.comb += [
-            self.matching.eq(active), encoder.mask.eq(remaining), engine_slot.eq(entry.slot),
-            pair_done.eq(active & last & ~second),
+            self.matching.eq(issue), encoder.mask.eq(remaining), engine_slot.eq(entry.slot),
+            pair_done.eq(issue & last & ~second),
             pop.eq(entry_valid & (~active | pair_done)),
         ]
-        m.d.sync += finished.eq(finished + pair_done)
+        m.d.sync += finished.eq(finished + through)
         with m.If(pop):
             m.d.sync += [
                 active.eq(1), activations.eq(engine_mask), second.eq(entry.any0 & entry.any1),
@@ -328,16 +344,16 @@ class JoinFrontEnd(wiring.Component):
             ]
         with m.Elif(pair_done):
             m.d.sync += active.eq(0)
-        with m.Elif(active & last):
+        with m.Elif(issue & last):
             m.d.sync += [second.eq(0), remaining.eq(second_weights & activations), weights.eq(second_weights),
                          base.eq(second_base), half.eq(1), last.eq(second_single)]
-        with m.Elif(active):
+        with m.Elif(issue):
             m.d.sync += [remaining.eq(encoder.rest), last.eq(flags[1] & ~flags[2])]
 
         # M + 1: the match is out, and its offset among the column's weights is asked for.
         match_weights, match_base = Signal(bits), Signal.like(base)
-        m.d.sync += self.match.valid.eq(active)
-        with m.If(active):
+        m.d.sync += self.match.valid.eq(issue)
+        with m.If(issue):
             m.d.sync += [
                 self.match.position.eq(encoder.position), self.match.column.eq(Cat(half, pair)),
                 self.match.slot.eq(slot), self.match.bank.eq(bank), self.activation_mask.eq(activations),

@@ -38,7 +38,7 @@ def pe_ports(config):
     done : Out
         Pooled outputs finished since ``clear``, modulo ``2 * row_buffers``.
     matching : Out(1)
-        A match is issued in this cycle.
+        A match is issued in this cycle (serial addition: an addition is made).
     busy : Out(1)
         A chunk or a row is held.
     """
@@ -175,13 +175,13 @@ class ProcessingElement(wiring.Component):
         self._config = config
         super().__init__(pe_ports(config))
 
-    def _frame(self, m):
-        """Front end and row end, with the ports that lead straight to them."""
-        m.submodules.front_end = join = JoinFrontEnd(self._config)
+    def _frame(self, m, *, held=False):
+        """Front end and row end, with the ports that lead straight to them; a front end that is ``held`` leaves ``matching`` to be driven."""
+        m.submodules.front_end = join = JoinFrontEnd(self._config, held=held)
         m.submodules.row_end = row_end = RowEnd(self._config)
         m.d.comb += [
             *(getattr(join, name).eq(getattr(self, name)) for name in ("bus", "group", "load", "load_here", "clear")),
-            *(getattr(self, name).eq(getattr(join, name)) for name in ("slot_free", "matching", "enabled", "columns")),
+            *(getattr(self, name).eq(getattr(join, name)) for name in ("slot_free", "matching", "enabled", "columns") if not (held and name == "matching")),
             *(getattr(row_end, name).eq(getattr(self, name)) for name in ("clear", "y_bank", "y_index")),
             *(getattr(self, name).eq(getattr(row_end, name)) for name in ("y", "done", "row_free")),
             row_end.columns.eq(join.columns), row_end.row_started.eq(join.row_started),

@@ -6,9 +6,12 @@ from amaranth.lib.wiring import In, Out
 from neuroflex.formats import LEVEL_BITS, Core
 from neuroflex.hdl.ann_pe import AnnPe
 from neuroflex.hdl.pe import pe_ports
+from neuroflex.hdl.serial_pe import SerialPe
 from neuroflex.hdl.snn_pe import SnnPe
 
 __all__ = ["PeArray"]
+
+_SNN_PES = {"dual_prefix": SnnPe, "serial": SerialPe}    # by ArchConfig.snn_pe
 
 
 class PeArray(wiring.Component):
@@ -61,7 +64,7 @@ class PeArray(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        kind = AnnPe if self._core == Core.ANN else SnnPe
+        kind = AnnPe if self._core == Core.ANN else _SNN_PES[config.snn_pe]
         pes = []
         for index in range(self.pes):
             m.submodules[f"pe_{index}"] = pe = kind(config)

@@ -3,7 +3,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ArchConfig", "ConfigError", "PRESETS", "load_config"]
+__all__ = ["ArchConfig", "ConfigError", "PRESETS", "SNN_PES", "load_config"]
+
+SNN_PES = {"dual_prefix": "SnnPe", "serial": "SerialPe"}    # kinds of SNN PE, and the blocks that they are
 
 
 class ConfigError(ValueError):
@@ -18,7 +20,7 @@ def _doc(text, default):
 class ArchConfig:
     """Every free parameter of the hybrid core; everything else is derived from these.
 
-    All fields are integers but ``name``. A **line** is the unit of memory, cache and broadcast:
+    All fields are integers but ``name`` and ``snn_pe``. A **line** is the unit of memory, cache and broadcast:
     ``chunk_bits`` bits, so that a chunk's mask is one line and holds ``chunk_bits / 8`` packed INT8 values.
 
     Raises
@@ -36,10 +38,12 @@ class ArchConfig:
     row_buffers: int = _doc("rows a PE can have in flight: accumulator and output banks (power of two, 2 to 8)", 4)
     value_lines: int = _doc("lines of packed weights in a PE's slice (power of two)", 512)
     mask_pairs: int = _doc("pairs of column masks in a PE's slice (power of two)", 256)
+    snn_pe: str = _doc("how SNN PEs add: dual_prefix (speculate and correct, as LoAS does) or serial (a level q adds its weight q times)",
+                       "dual_prefix")
     laggy_adders: int = _doc("adders of the laggy prefix sum: it takes chunk_bits / laggy_adders cycles", 16)
     snn_levels: int = _doc("largest number of levels an SNN column takes or gives (1 to 15)", 8)
     ann_acc_bits: int = _doc("accumulator of an ANN column, bits, signed", 28)
-    snn_acc_bits: int = _doc("pseudo and correction accumulators, bits, signed", 22)
+    snn_acc_bits: int = _doc("pseudo and correction accumulators, or the one of a serial PE, bits, signed", 22)
     theta_bits: int = _doc("threshold, bits, unsigned", 24)
     neuron_steps: int = _doc("PASC-IF steps per cycle", 2)
     cache_banks: int = _doc("FiberCache banks (power of two)", 4)
@@ -56,11 +60,13 @@ class ArchConfig:
 
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            want = str if field.name == "name" else int
+            want = field.type
             if not isinstance(value, want) or isinstance(value, bool):
                 fail(field.name, f"must be {'a string' if want is str else 'an integer'}")
         if not self.name.isidentifier():
             fail("name", "must be a plain identifier, since it becomes part of file and module names")
+        if self.snn_pe not in SNN_PES:
+            fail("snn_pe", f"must be one of {', '.join(SNN_PES)}")
 
         powers = {"chunk_bits": (32, 256), "ann_pes": (2, 32), "snn_pes": (2, 32), "slots": (2, 16),
                   "columns_per_pe": (2, 64), "row_buffers": (2, 8), "value_lines": (16, 1 << 15),

@@ -3,15 +3,15 @@
     python scripts/fit_cost.py [preset ...]
 
 Synthetic layers with eight columns per PE run on one core at a time; the cycles of their run phase are explained by the rows and
-the matches of the busiest PE, or by its scanner, which reads half a chunk of a column per cycle, where that takes longer. Prints one line per preset and
-core; the values for `paper` are the defaults of `CostModel`.
+the matches of the busiest PE (the additions of an SNN PE that adds serially), or by its scanner, which reads half a chunk of a column per cycle, where that takes
+longer. Prints one line per preset, core and kind of SNN PE; the values for `paper` are the defaults of `CostModel`.
 """
 import sys
 
 import numpy as np
 
 from neuroflex.compiler.synthetic import synthetic_layer
-from neuroflex.config import PRESETS, load_config
+from neuroflex.config import PRESETS, SNN_PES, load_config
 from neuroflex.flow import compile_network, simulate_model
 from neuroflex.formats import Core, StallCause
 from neuroflex.sim.cost import CostModel, fit
@@ -28,7 +28,8 @@ def samples(config, core, inputs, densities, seed):
                                       weight_density=densities[1], seed=seed)
     job = compile_network(network, config, policy=f"all_{core.name.lower()}", calibration=tensor)
     result = simulate_model(job, tensor[0])
-    matches = evaluate(network, tensor, quantised=True).layers["layer"].matches
+    trace = evaluate(network, tensor, quantised=True).layers["layer"]
+    matches = trace.level_sum if core == Core.SNN and config.snn_pe == "serial" else trace.matches
     chunks = network.row_chunks(network.layers[0], config.chunk_bits)
     for tile, cycles in zip(job.tiles, result.layers[:, StallCause.BROADCAST:len(StallCause)].sum(axis=1)):
         rows = ROWS / (1 << tile.groups_log2)       # of each group
@@ -39,15 +40,16 @@ def samples(config, core, inputs, densities, seed):
 
 
 def main(names):
-    for config in map(load_config, names or PRESETS):
-        for core in Core:
+    for preset in map(load_config, names or PRESETS):
+        for core, kind in ((Core.ANN, preset.snn_pe), *((Core.SNN, kind) for kind in SNN_PES)):
+            config = preset.replace(snn_pe=kind)
             table = [one for seed, pair in enumerate(DENSITIES) for inputs in (288, 1152) for one in samples(config, core, inputs, pair, seed)]
             matches, rows, scans, cycles = np.array(table).T
             bound = matches + rows > scans          # by matches, not by the scanner
             row, match = fit(matches[bound], cycles[bound], rows[bound])
-            predicted = CostModel().delay(core, rows=rows, matches=matches, chunks=2 * scans / rows)
+            predicted = CostModel().delay(core, rows=rows, matches=matches, chunks=2 * scans / rows, serial=kind == "serial")
             error = np.abs(predicted - cycles) / cycles
-            print(f"{config.name:8} {core.name}: {row:.2f} cycles per row and column, {match:.3f} per match in {bound.sum()} of {len(bound)} tiles, the others wait "
+            print(f"{config.name:8} {core.name}{f' ({kind})' if core == Core.SNN else ''}: {row:.2f} cycles per row and column, {match:.3f} per match in {bound.sum()} of {len(bound)} tiles, the others wait "
                   f"for the scanner; the model's defaults are off by {100 * error.mean():.1f} % on average, {100 * error.max():.1f} % at most")
 
 

@@ -54,6 +54,7 @@ from neuroflex.hdl.prefix import FastPrefix, PriorityEncoder
 from neuroflex.hdl.qcfs import QCFS
 from neuroflex.hdl.registers import RegisterFile
 from neuroflex.hdl.sequencer import Sequencer
+from neuroflex.hdl.serial_pe import SerialPe
 from neuroflex.hdl.snn_pe import SnnPe
 from neuroflex.hdl.speculation import Speculation
 from neuroflex.hdl.spikegen import SpikeGenerator
@@ -69,7 +70,7 @@ FAMILIES = {"xilinx": eda.synth_xilinx, "ecp5": eda.synth_ecp5}
 LEAST_MHZ = 80
 PLACED_PRESET = "paper"
 WHOLE_TOP = ("tiny", "small")       # larger presets are the sum of their parts
-SNN_CORE = ("LaggyPrefix", "SpikeGenerator", "PascIF", "Speculation", "SnnPe", "PeArray (SNN)")
+SNN_CORE = ("LaggyPrefix", "SpikeGenerator", "PascIF", "Speculation", "SnnPe", "SerialPe", "PeArray (SNN)")
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ BLOCKS = {
                          f"one entry per cycle; correction {Speculation.APPLY_LATENCY} after it leaves"),
     "AnnPe": Block(AnnPe, "one match per cycle", parts=lambda c: c.ann_pes),
     "SnnPe": Block(SnnPe, "one match per cycle", parts=lambda c: c.snn_pes),
+    "SerialPe": Block(SerialPe, "one addition per cycle, a match of level q takes q: [pe_serial.md](pe_serial.md)", presets=("tiny", "paper")),
     "RowEnd": Block(RowEnd, "one column handed over per cycle"),
     "PeArray (ANN)": Block(lambda c: PeArray(c, Core.ANN), "one match per PE and cycle", presets=("tiny",)),
     "PeArray (SNN)": Block(lambda c: PeArray(c, Core.SNN), "one match per PE and cycle", presets=("tiny",)),

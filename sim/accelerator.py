@@ -66,7 +66,7 @@ class AcceleratorModel:
         self.workload, self.config = first, first.job.config
         self.registers = RegisterModel(self.config)
         self._per = descriptor_lines(self.config)
-        self._numbers = (self._per, (1 << self.config.address_bits) - self._per, self.config.laggy_cycles, self.config.slots, self.config.row_buffers)
+        self._numbers = top.top_numbers(self.config)
         self._state, self._record = top.top_init(self.config, 1), top.recorder(self.config, cycles)
         self._state.memory[memory.DRIVEN] = 1
         self._tile, self._verdict, self._address = first.tiles[0], 0, 0

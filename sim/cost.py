@@ -1,6 +1,6 @@
 """Cost of a column on either core: cycles on its PE and energy, from the matches that calibration counted."""
 
-__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "neuron_steps", "placed_energy"]
+__all__ = ["ColumnCosts", "CostModel", "column_costs", "first_steps", "fit", "neuron_steps", "placed_energy"]
 
 from dataclasses import dataclass
 
@@ -17,21 +17,27 @@ class CostModel:
     The defaults were fitted by ``scripts/fit_cost.py`` to the cycles of the ``paper`` preset: laggy drain and neurons are hidden
     behind the next row, so both cores cost about a cycle per row and column besides their matches. With narrow chunks and few matches the PE waits
     for its scanner, which reads the masks of two columns per cycle.
+
+    An SNN PE that adds serially makes one addition per cycle: for its columns ``matches`` are additions, the sum of the levels of the matches. Their
+    number varies more from PE to PE than that of matches, and a broadcast waits for the slowest: its rows cost half a cycle more.
     """
 
     ann_row: float = 0.97
     ann_match: float = 0.99
     snn_row: float = 0.99
     snn_match: float = 0.99
+    serial_row: float = 1.46
+    serial_match: float = 1.0
 
     def __post_init__(self):
         for name, value in vars(self).items():
             if not np.isfinite(value) or value < 0:
                 raise ValueError(f"cost model: {name} must not be negative, it is {value!r}")
 
-    def delay(self, core, *, rows, matches, chunks):
-        """Cycles of columns with so many ``matches`` in so many ``rows`` of so many ``chunks``."""
-        row, match = (self.ann_row, self.ann_match) if core == Core.ANN else (self.snn_row, self.snn_match)
+    def delay(self, core, *, rows, matches, chunks, serial=False):
+        """Cycles of columns with so many ``matches`` in so many ``rows`` of so many ``chunks``; ``serial`` SNN PEs: so many additions."""
+        row, match = ((self.ann_row, self.ann_match) if core == Core.ANN else
+                      (self.serial_row, self.serial_match) if serial else (self.snn_row, self.snn_match))
         return np.maximum(row * rows + match * matches, rows * chunks / 2)
 
 
@@ -100,6 +106,11 @@ def neuron_steps(levels_in, levels_out):
     return levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out
 
 
+def first_steps(config, levels_in):
+    """Steps of the neuron's first stage: those of the input, or one for SNN PEs that add serially, where the whole sum arrives in it."""
+    return 1 if config.snn_pe == "serial" else levels_in
+
+
 def column_costs(network, layer, trace, config, *, model=None, energy=None, per_pe=None):
     """Costs of a layer's columns from a calibration run.
 
@@ -111,7 +122,7 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None, per_
         Of this layer, over any number of images; costs are per image.
     config : neuroflex.config.ArchConfig
         Says which columns the SNN core can take: input and output levels up to ``snn_levels``, sums of weights within
-        ``snn_acc_bits``.
+        ``snn_acc_bits`` (times the input levels, if its PEs add serially).
     model : CostModel, optional
     energy : dict, optional
         From `neuroflex.sim.energy.energy_table`.
@@ -130,21 +141,26 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None, per_
     chunks = network.row_chunks(layer, config.chunk_bits)
     per_pe = per_pe or max(layer.columns / (config.ann_pes + config.snn_pes), 1.0)
     bits = np.array([int(level).bit_length() for level in levels_out])
-    steps = neuron_steps(levels_in, levels_out)
-    lacking = levels_in * matches - trace.level_sum / images
+    steps = neuron_steps(first_steps(config, levels_in), levels_out)
+    serial, additions = config.snn_pe == "serial", trace.level_sum / images
 
     join, fast, laggy, chunk, scan = (pj[name] * config.chunk_bits / 128 for name in ("join", "fast_prefix", "laggy_chunk", "chunk", "scan"))
     weight, level = pj["weight_read"], pj["level_read"]
-    several = levels_in > 1     # with one level the FIFO and the corrections stand still, and no level is read
+    several = levels_in > 1     # with one level the FIFO, the corrections and a serial PE's level prefix stand still, and no level is read
     common = matches * (join + fast + weight) + rows * chunks * (chunk / per_pe + scan / 2)
     ann = matches * (fast + level + pj["mac"]) + rows * (pj["ann_output"] + bits * pj["qcfs_step"])
-    snn = (matches * pj["pseudo"] + several * (matches * (level + pj["speculation"]) + lacking * pj["correction"]) + rows * chunks * laggy / per_pe
-           + rows * (pj["snn_output"] + steps * pj["pascif_step"]))
+    if serial:
+        snn = additions * pj["pseudo"] + several * matches * (fast + level + pj["speculation"])
+    else:
+        lacking = levels_in * matches - additions
+        snn = (matches * pj["pseudo"] + several * (matches * (level + pj["speculation"]) + lacking * pj["correction"])
+               + rows * chunks * laggy / per_pe)
+    snn = snn + rows * (pj["snn_output"] + steps * pj["pascif_step"])
     delay = np.empty((2, layer.columns))
     for core in Core:
-        delay[core] = model.delay(core, rows=rows, matches=matches, chunks=chunks)
+        delay[core] = model.delay(core, rows=rows, matches=additions if serial and core == Core.SNN else matches, chunks=chunks, serial=serial)
 
-    reach = np.abs(layer.weights.astype(np.int64)).sum(axis=0)
+    reach = np.abs(layer.weights.astype(np.int64)).sum(axis=0) * (levels_in if serial else 1)
     spiking = (levels_out <= config.snn_levels) & (levels_in <= config.snn_levels) & (reach < 1 << config.snn_acc_bits - 1)
     energy = np.stack([common + ann + delay[Core.ANN] * pj["ann_cycle"], common + snn + delay[Core.SNN] * pj["snn_cycle"]])
     return ColumnCosts(delay=delay, energy=energy, spiking=spiking,
@@ -170,8 +186,9 @@ def placed_energy(network, layer, trace, config, tiles, *, energy=None):
     pj = energy or energy_table()
     costs = column_costs(network, layer, trace, config, energy=pj, per_pe=np.inf)
     taken = trace.rows * network.row_chunks(layer, config.chunk_bits) * config.chunk_bits / 128
+    laggy = 0.0 if config.snn_pe == "serial" else pj["laggy_chunk"]
     total = 0.0
     for tile in tiles:
         taking = {core: len(np.unique(tile.pe[tile.core == core])) for core in Core}
-        total += float(costs.energy[tile.core, tile.columns].sum()) + taken * (pj["chunk"] * sum(taking.values()) + pj["laggy_chunk"] * taking[Core.SNN])
+        total += float(costs.energy[tile.core, tile.columns].sum()) + taken * (pj["chunk"] * sum(taking.values()) + laggy * taking[Core.SNN])
     return total

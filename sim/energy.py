@@ -5,6 +5,8 @@ __all__ = ["DEFAULT", "EVENTS", "Coefficient", "SETS", "energy_table", "markdown
 from dataclasses import dataclass
 
 # What each coefficient counts. Those that work on masks and lines are for 128 bits and go with ``chunk_bits / 128``.
+# SNN PEs that add serially (ArchConfig.snn_pe) have no coefficients of their own, docs/pe_serial.md: `pseudo` counts their additions, `fast_prefix` a second
+# time and `level_read` and `speculation` (for the wait in front of the adder) once per match with several input levels, `correction` and `laggy_chunk` never.
 EVENTS = {
     "join": "mask AND, queue and priority encoder of 128 bits, per match",
     "fast_prefix": "one fast prefix count over 128 bits, per match",

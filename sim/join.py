@@ -39,7 +39,7 @@ def scan_ahead(columns, columns_per_pe):
 
 
 @njit(cache=True)
-def join_chunk(state, opened, pairs, ahead, empty, matches, first):
+def join_chunk(state, opened, pairs, ahead, empty, matches, first, late=0):
     """Advance one front end by one chunk.
 
     Parameters
@@ -59,6 +59,8 @@ def join_chunk(state, opened, pairs, ahead, empty, matches, first):
     first : int64[>= pairs]
         Filled with the cycle of each pair's first match; left as it is for pairs without. The others follow one per
         cycle.
+    late : int
+        Cycles after the engine in which matches count as made: those from it to what holds it, see ``sim/serial_pe.py``.
 
     Returns
     -------
@@ -75,7 +77,7 @@ def join_chunk(state, opened, pairs, ahead, empty, matches, first):
         last = start + pairs - 1
         for pair in range(pairs):
             if matches[pair]:
-                first[pair] = max(start + pair + FIRST_MATCH, engine)
+                first[pair] = max(start + pair + FIRST_MATCH + late, engine)
                 engine = first[pair] + matches[pair]
     retired = max(last + SCAN_TO_RETIRE, engine)
     if chunk:

@@ -1,13 +1,13 @@
 """Model of a PE array: the PEs of a core by their event models, and every output of the array in every cycle.
 
 A chunk's last beat sets off all PEs of its group: each scans it, matches, retires, frees its slot, and at the end of a row activates its
-columns, as its own recurrences say (``sim/ann_pe.py``, ``sim/snn_pe.py``). The array adds up: a group's slot or row is free
+columns, as its own recurrences say (``sim/ann_pe.py``, ``sim/snn_pe.py``, ``sim/serial_pe.py``). The array adds up: a group's slot or row is free
 when that of each of its PEs is, and the array is idle when all are.
 """
 import numpy as np
 
 from neuroflex.formats import Core
-from neuroflex.sim import ann_pe, snn_pe
+from neuroflex.sim import ann_pe, serial_pe, snn_pe
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
 from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
@@ -79,7 +79,7 @@ class PeArray:
         beats : sequence of int
             Cycles of its beats.
         matches : sequence of int64[>= pairs]
-            For each PE of the group, the matches of its pairs of columns.
+            For each PE of the group, the matches of its pairs of columns; the additions, if it adds serially.
         empty, first_chunk, last_chunk, first_window, last_window : bool
             The mask is empty; place of the chunk in its row, of the row in its window.
         levels : sequence of int arrays
@@ -122,6 +122,12 @@ class PeArray:
             free = retired + ann_pe.SLOT_RELEASE
             if last_chunk:
                 freed = ann_pe.ann_row_end(pe.state, retired, qcfs_cost(pe.levels), columns, pe.written)
+        elif config.snn_pe == "serial":
+            _, retired = serial_pe.serial_chunk(pe.state, last_beat, pairs, ahead, empty, matches, pe.first)
+            free = retired + serial_pe.SLOT_RELEASE
+            if last_chunk:
+                costs = serial_pe.serial_costs(pe.levels, config.neuron_steps)
+                freed = serial_pe.serial_row(pe.state, retired + serial_pe.DRAIN_LATENCY, *costs, pe.written) + 1
         else:
             *_, ended = snn_pe.snn_chunk(pe.state, last_beat, self._levels_in > 1, config.laggy_cycles, pairs, ahead, empty, matches, pe.first)
             free = ended + snn_pe.RELEASE_LATENCY + 1

@@ -6,7 +6,7 @@ import numpy as np
 from neuroflex.formats import DESCRIPTOR_WORDS, StallCause, Status, descriptor_lines
 from neuroflex.registers import COUNTERS, WATCHDOG
 from neuroflex.sim import broadcaster, sequencer, top
-from neuroflex.compiler.lower import dense_rows, occupied, tensor_lines
+from neuroflex.compiler.lower import dense_rows, occupied, spine_levels, tensor_lines
 from neuroflex.sim.network import evaluate
 from neuroflex.sim.workload import tile_workload
 
@@ -58,7 +58,7 @@ def job_workloads(job, trace, image=0):
         sources = []
         for source in layer.sources:
             place = job.placements[source.tensor]
-            sources.append((place.base, occupied(trace.tensor(source.tensor)[image], place, config).reshape(-1, config.chunk_bits)))
+            sources.append((place.base, spine_levels(trace.tensor(source.tensor)[image], place, config).reshape(-1, config.chunk_bits)))
         out = occupied(trace.tensor(tile.layer)[image], job.placements[tile.layer], config)
         first = tile.first_chunk * config.chunk_bits
         workload = tile_workload(tile, rows, sources, out[:, first:first + tile.chunks * config.chunk_bits],
@@ -126,7 +126,7 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
     per = descriptor_lines(config)
     state = top.top_init(config, len(job.tiles) + 1)
     record = top.recorder(config, cycles)
-    numbers = (per, (1 << config.address_bits) - per, config.laggy_cycles, config.slots, config.row_buffers)
+    numbers = top.top_numbers(config)
     patterns = (memory_trace.request_ready, memory_trace.write_ready, memory_trace.read_go)
 
     def advance(tile, verdict, start_at, program):

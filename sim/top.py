@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from neuroflex.formats import StallCause, descriptor_lines
-from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, snn_pe
+from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, serial_pe, snn_pe
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
 from neuroflex.sim.loops import njit
 from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
 from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, FIRST_WINDOW, GROUP, LAST_CHUNK, LAST_WINDOW, OUTSIDE
 
-__all__ = ["NO_TRACE", "Recorder", "TileArrays", "TopState", "recorder", "tile_arrays", "moves", "top_advance", "top_init"]
+__all__ = ["NO_TRACE", "Recorder", "TileArrays", "TopState", "recorder", "tile_arrays", "moves", "top_advance", "top_init", "top_numbers"]
 
 _CAUSES = len(StallCause)
 _NEVER = 1 << 60
@@ -138,8 +138,8 @@ def tile_arrays(workload, settings, config, fault_line=-1, fault=0):
     cost1, cost2 = np.ones_like(workload.levels), np.zeros_like(workload.levels)
     cost1[0] = qcfs_cost(workload.levels[0])
     if settings["levels_in"]:
-        one, two = pascif_costs(settings["levels_in"], workload.levels[1], config.neuron_steps)
-        cost1[1], cost2[1] = one, two
+        steps_in = 1 if config.snn_pe == "serial" else settings["levels_in"]
+        cost1[1], cost2[1] = pascif_costs(steps_in, workload.levels[1], config.neuron_steps)
     numbers = [settings[name] for name in SETTINGS] + [settings["out_height"] * settings["out_width"], fault_line, fault]
     return TileArrays(workload.chunks, workload.lines, workload.empty, workload.matches, columns, pairs,
                       scan_ahead(columns, config.columns_per_pe), cost1, cost2, workload.nonzeros, np.array(numbers, np.int64),
@@ -170,6 +170,12 @@ def top_init(config, descriptors):
         np.zeros(len(broadcaster.broadcaster_init(config)) + len(compressor.compressor_init(config)), np.int64))
 
 
+def top_numbers(config):
+    """What :func:`top_advance` has to know of a configuration."""
+    per = descriptor_lines(config)
+    return per, (1 << config.address_bits) - per, config.laggy_cycles, config.slots, config.row_buffers, config.snn_pe == "serial"
+
+
 def moves(state):
     """A snapshot that differs from an earlier one if anything has moved since: a beat, a line, an output, a phase."""
     packer, mover = state.compressor.copy(), state.broadcaster.copy()
@@ -196,7 +202,7 @@ def _clear(state, tile):
 
 
 @njit(cache=True)
-def _chunk_events(state, tile, chunk, now, laggy_cycles, record):
+def _chunk_events(state, tile, chunk, now, laggy_cycles, serial, record):
     """A chunk's last beat is on the bus: what all PEs of its group will do."""
     group = tile.chunks[chunk, GROUP]
     row_ends = tile.chunks[chunk, LAST_CHUNK] == 1
@@ -219,12 +225,16 @@ def _chunk_events(state, tile, chunk, now, laggy_cycles, record):
                 if row_ends:
                     end = ann_pe.ann_row_end(state.ann[pe], retired, tile.cost1[0, i], columns, written) - 1
             else:
-                taken, start, retired, left, ended = snn_pe.snn_chunk(state.snn[pe], now, tile.settings[_LEVELS_IN] > 1, laggy_cycles, pairs, ahead,
-                                                                      tile.empty[chunk], matches, first)
-                released = max(released, ended + snn_pe.RELEASE_LATENCY + 1)
+                if serial:
+                    start, retired = serial_pe.serial_chunk(state.snn[pe], now, pairs, ahead, tile.empty[chunk], matches, first)
+                    slot_free, drained = retired + serial_pe.SLOT_RELEASE, retired + serial_pe.DRAIN_LATENCY
+                else:
+                    taken, start, retired, left, ended = snn_pe.snn_chunk(
+                        state.snn[pe], now, tile.settings[_LEVELS_IN] > 1, laggy_cycles, pairs, ahead, tile.empty[chunk], matches, first)
+                    slot_free, drained = ended + snn_pe.RELEASE_LATENCY + 1, ended + snn_pe.DRAIN_LATENCY
+                released = max(released, slot_free)
                 if row_ends:
-                    end = snn_pe.snn_row(state.snn[pe], ended + snn_pe.DRAIN_LATENCY, tile.cost1[1, i, :columns], tile.cost2[1, i, :columns],
-                                         written)
+                    end = snn_pe.snn_row(state.snn[pe], drained, tile.cost1[1, i, :columns], tile.cost2[1, i, :columns], written)
             if row_ends:
                 freed = max(freed, end + 1)
             if traced:
@@ -307,7 +317,8 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
     state : TopState
     tile : TileArrays
         Of the descriptor that the sequencer will read next; anything of that shape when it is not a layer.
-    numbers : (descriptor lines, last line for a descriptor, laggy cycles, slots, row buffers)
+    numbers : (descriptor lines, last line for a descriptor, laggy cycles, slots, row buffers, whether SNN PEs add serially)
+        From :func:`top_numbers`.
     verdict : int
         :func:`~neuroflex.sim.sequencer.check_descriptor` of that descriptor.
     start_at : int
@@ -328,7 +339,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         1: the layer is over, the next descriptor will be asked for. 2: the job is over. 0: stopped by ``limit``.
     """
     r = state.scalars
-    descriptor_lines, last_program, laggy_cycles, slots, row_buffers = numbers
+    descriptor_lines, last_program, laggy_cycles, slots, row_buffers, serial = numbers
     request_ready, write_ready, read_go = patterns
     seq, bus, settings = state.sequencer, state.broadcaster, tile.settings
     groups = 1 << settings[_GROUPS]      # those beyond never see a chunk
@@ -486,7 +497,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
                 state.begun[group] += 1
                 state.rows_begun[group] += tile.chunks[chunk, FIRST_CHUNK]
             if bus[broadcaster.BUS_LAST]:
-                _chunk_events(state, tile, chunk, now, laggy_cycles, record)
+                _chunk_events(state, tile, chunk, now, laggy_cycles, serial, record)
         broadcaster.broadcaster_step(bus, tile.chunks, tile.lines, pulse_run, fetch_ready, cache_read_ready, response_valid, slot_free,
                                      row_free, block_done)
         if pulse_loader:

@@ -23,7 +23,7 @@ class Workload:
     empty : uint8[n]
         The chunk's mask is empty.
     matches : int32[2, n, P, pairs]
-        Matches of each pair of columns of each PE of a group, by core; PEs and pairs padded to the larger core.
+        Matches of each pair of columns of each PE of a group, by core; PEs and pairs padded to the larger core. Additions on SNN PEs that add serially.
     columns : int64[2, P]
         Columns of each PE of a group.
     levels : int64[2, P, columns]
@@ -61,8 +61,8 @@ def tile_workload(tile, weights, sources, spines, levels, config):
     tile : neuroflex.compiler.lower.Tile
     weights : bool[row_chunks, chunk_bits, N]
         Nonzero weights of the tile's columns by physical position.
-    sources : list of (base, bool[spine chunks, chunk_bits])
-        Base address of each source tensor, and its nonzero levels chunk by chunk.
+    sources : list of (base, uint8[spine chunks, chunk_bits])
+        Base address of each source tensor, and its levels chunk by chunk.
     spines : bool[positions, chunks * chunk_bits]
         Nonzero outputs of this tile, by position in the spine part that it writes.
     levels : int64[N]
@@ -75,10 +75,15 @@ def tile_workload(tile, weights, sources, spines, levels, config):
     """
     chunks = walk_chunks(tile.settings, config=config)
     outside = chunks[:, OUTSIDE].astype(bool)
+    serial = config.snn_pe == "serial"
     active = np.zeros((len(chunks), config.chunk_bits), np.float32)
-    for number, (base, masks) in enumerate(sources):
+    levels_in = np.zeros_like(active) if serial else None
+    for number, (base, levels_of) in enumerate(sources):
         mine = np.flatnonzero(~outside & (chunks[:, SOURCE] == number))
-        active[mine] = masks[(chunks[mine, ADDRESS] - base) // CHUNK_LINES]
+        at = (chunks[mine, ADDRESS] - base) // CHUNK_LINES
+        active[mine] = (levels_of != 0)[at]
+        if serial:
+            levels_in[mine] = levels_of[at]
     counts = active.sum(axis=1).astype(np.int64)
 
     lanes = [config.ann_pes >> tile.groups_log2, config.snn_pes >> tile.groups_log2]
@@ -96,9 +101,14 @@ def tile_workload(tile, weights, sources, spines, levels, config):
         paired[:, :, at] += weights[:, :, n]
     row = chunk_rows(chunks, config)
     matches = np.empty((len(chunks), 2 * most * pairs), np.int32)
+    snn = most * pairs      # the first place of the SNN core
     for number in range(weights.shape[0]):
         mine = np.flatnonzero(row == number)
-        matches[mine] = active[mine] @ paired[number]
+        if serial:          # a match takes as many cycles as its level; sums of levels are far below 2**24
+            matches[mine, :snn] = active[mine] @ paired[number, :, :snn]
+            matches[mine, snn:] = levels_in[mine] @ paired[number, :, snn:]
+        else:
+            matches[mine] = active[mine] @ paired[number]
     matches = np.ascontiguousarray(matches.reshape(len(chunks), 2, most, pairs).transpose(1, 0, 2, 3))
 
     nonzeros = np.stack([spines[:, at:at + width].sum(axis=1) for _, _, at, width in

@@ -6,6 +6,7 @@ import numpy as np
 from neuroflex.formats import Core
 from neuroflex.sim.numerics import qcfs
 from neuroflex.sim.pe_array import PeArray
+from neuroflex.sim.serial_pe import WAITING
 from neuroflex.tb.pe_traffic import Chunk, Slice, Timeline, random_levels, random_slice
 
 __all__ = ["Layers"]
@@ -122,8 +123,15 @@ class Layers:
         cover["joins"] += sum(slice_.columns for slice_ in slices)
         cover["empty chunk"] += chunk.empty
         cover["full chunk"] += bool(chunk.mask.all())
+        serial = self.core == Core.SNN and self.config.snn_pe == "serial"
+        counts = [slice_.match_counts(chunk.index, chunk.levels if serial else chunk.mask) for slice_ in slices]
+        if serial:
+            for slice_, additions in zip(slices, counts):
+                matches = slice_.match_counts(chunk.index, chunk.mask)
+                cover["engine held"] += int(((matches > 2 * WAITING) & (additions > 2 * matches)).sum())
+                cover["one addition a match"] += int(((additions == matches) & (matches > 0)).sum())
         return self.model.chunk(
-            chunk.group, chunk.beats, [slice_.match_counts(chunk.index, chunk.mask) for slice_ in slices], empty=chunk.empty,
+            chunk.group, chunk.beats, counts, empty=chunk.empty,
             first_chunk=chunk.first_chunk, last_chunk=chunk.last_chunk, first_window=chunk.first_window, last_window=chunk.last_window,
             levels=levels)
 
@@ -145,6 +153,8 @@ class Layers:
         """Fail when a coverage point was hit too seldom; those of several PEs count less, and not at all for a single one."""
         points = ("waits for slot", "waits for row", "empty chunk", "full chunk", "silent column",
                   "clipped column", "column between", "no product in a column", "max of a window")
+        if self.core == Core.SNN and self.config.snn_pe == "serial":
+            points += ("engine held", "one addition a match")
         array = () if self._single else ("several PEs loaded", "several groups", "a PE without columns", "waits for output")
         few = {point: self.cover[point] for point in points if self.cover[point] < least}
         few |= {point: self.cover[point] for point in array if self.cover[point] < 10}

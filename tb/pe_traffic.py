@@ -39,8 +39,8 @@ class Slice:
         return -(-self.columns // 2)
 
     def match_counts(self, chunk, mask):
-        """Matches of each pair of columns, ``int64[max(pairs, 1)]``."""
-        counts = ((self.weights[chunk] != 0) & mask).sum(axis=-1)
+        """Matches of each pair of columns, ``int64[max(pairs, 1)]``; with levels instead of a mask, the sums of their levels."""
+        counts = ((self.weights[chunk] != 0) * mask.astype(np.int64)).sum(axis=-1)
         return np.append(counts, np.zeros(2 * max(self.pairs, 1) - len(counts), np.int64)).reshape(-1, 2).sum(axis=1)
 
     def load_beats(self, config):

@@ -14,7 +14,7 @@ RANGES = {"snn_levels": (1, 15), "ann_acc_bits": (16, 40), "snn_acc_bits": (12, 
 
 
 def test_all_fields_are_checked():
-    assert {field.name for field in dataclasses.fields(ArchConfig)} == {"name", *POWERS, *RANGES}
+    assert {field.name for field in dataclasses.fields(ArchConfig)} == {"name", "snn_pe", *POWERS, *RANGES}
 
 
 @pytest.mark.parametrize("field", POWERS)
@@ -46,6 +46,13 @@ def test_name(name, why):
         ArchConfig(name=name)
 
 
+@pytest.mark.parametrize("value, why", [(3, "must be a string"), ("parallel", "must be one of dual_prefix, serial$"), ("", "must be one of")])
+def test_kind_of_snn_pe(value, why):
+    assert ArchConfig().snn_pe == "dual_prefix"
+    with pytest.raises(ConfigError, match=f"^snn_pe = .*: {why}"):
+        ArchConfig(snn_pe=value)
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"chunk_bits": 32, "ann_pes": 8, "laggy_adders": 8}, r"^ann_pes = 8: a core may have at most chunk_bits / 8 = 4 PEs"),
     ({"snn_pes": 16}, r"^snn_pes = 16: a core may have at most chunk_bits / 8 = 8 PEs"),
@@ -75,8 +82,8 @@ def test_toml_round_trip(preset, tmp_path):
     config = PRESETS[preset]
     assert ArchConfig.from_toml(config.to_toml()) == config == load_config(preset)
     path = tmp_path / "own.toml"
-    path.write_text(config.replace(name="own", slots=8).to_toml())
-    assert load_config(path) == config.replace(name="own", slots=8)
+    path.write_text(config.replace(name="own", slots=8, snn_pe="serial").to_toml())
+    assert load_config(path) == config.replace(name="own", slots=8, snn_pe="serial")
     assert ArchConfig.from_dict(config.to_dict()) == config
 
 

@@ -35,6 +35,8 @@ def on(core):
      r"^layer 'fc': column 0 can reach \d+, beyond ann_acc_bits = 19 \(up to 262143\)"),
     (network(np.ones((4, 4)), theta=1 << 10), TINY.replace(theta_bits=10), Core.ANN,
      r"^layer 'fc': threshold 1024 of column 0 does not fit theta_bits = 10"),
+    (network(np.ones((40, 4)) * -128), TINY.replace(snn_acc_bits=14, snn_pe="serial"), Core.SNN,
+     r"^layer 'fc': an SNN column can reach \d+, beyond snn_acc_bits = 14; keep it on the ANN core"),
     (network(np.ones((40, 4)) * -128), TINY.replace(snn_acc_bits=13), Core.SNN,
      r"^layer 'fc': an SNN column's weights add up to 5120, beyond snn_acc_bits = 13; keep it on the ANN core"),
     (network(np.ones((4, 4)), levels_in=9), TINY, Core.SNN, r"^layer 'fc': an SNN column would need 9 levels, snn_levels = 8"),

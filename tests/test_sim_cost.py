@@ -111,6 +111,23 @@ def test_with_one_level_a_spike_is_a_level():
     assert np.array_equal(found["pascif_step"][Core.SNN], [(1 + 3 + 4) * 6] * 6)
 
 
+def test_serial_pes_pay_for_additions(digits):
+    """Every addition, and a second prefix count and the read of a level per match: no correction and no laggy prefix sum."""
+    network, trace = digits
+    layer, run, config = network.layer("act2"), trace.layers["act2"], PRESETS["tiny"].replace(snn_pe="serial")
+    none, images = dict.fromkeys(energy_table(), 0.0), len(trace.output)
+    costs = {name: column_costs(network, layer, run, config, energy=none | {name: 1.0}) for name in none}
+    snn = {name: cost.energy[Core.SNN] for name, cost in costs.items()}
+    assert np.allclose(snn["pseudo"], run.level_sum / images) and np.allclose(snn["level_read"], run.matches / images)
+    assert np.allclose(snn["fast_prefix"], 2 * run.matches / images * config.chunk_bits / 128)
+    assert not snn["correction"].any() and not snn["laggy_chunk"].any()
+    assert np.allclose(snn["pascif_step"], run.rows * (2 * layer.levels.astype(int)))
+    model = CostModel(serial_row=5, serial_match=1.5)
+    assert np.allclose(column_costs(network, layer, run, config, model=model).delay[Core.SNN], 5 * 64 + 1.5 * run.level_sum / images)
+    tile = SimpleNamespace(columns=np.arange(4), core=np.ones(4, int), pe=np.arange(4) % 2)
+    assert placed_energy(network, layer, run, config, [tile], energy=none | {"laggy_chunk": 1.0}) == 0
+
+
 def test_columns_that_the_snn_core_cannot_take(digits):
     network, trace = digits
 
@@ -122,6 +139,7 @@ def test_columns_that_the_snn_core_cannot_take(digits):
     assert not spiking("logits").any()
     reach = np.abs(network.layer("act2").weights.astype(int)).sum(axis=0)
     assert spiking("act2", snn_acc_bits=12).tolist() == (reach < 2048).tolist()
+    assert spiking("act2", snn_acc_bits=14, snn_pe="serial").tolist() == (4 * reach < 8192).tolist()
 
 
 def test_shapes_are_checked():
@@ -151,12 +169,12 @@ def test_chunks_are_paid_by_every_pe_that_has_columns(digits):
     assert spent(tile((0, 2), [1, 1], [0, 1]), tile((2, 4), [1, 1], [0, 0])) == 3 * chunks
 
 
-@pytest.mark.parametrize("core", Core)
-def test_predicted_cycles_are_those_of_the_golden_model(core):
+@pytest.mark.parametrize("core, kind", [(Core.ANN, "dual_prefix"), (Core.SNN, "dual_prefix"), (Core.SNN, "serial")])
+def test_predicted_cycles_are_those_of_the_golden_model(core, kind):
     """Busiest PE of synthetic layers on `tiny`, by matches and by the scanner."""
     table = np.array([one for densities in ((0.3, 0.3), (0.26, 0.05), (0.26, 0.02))
-                      for one in fit_cost.samples(PRESETS["tiny"], core, 288, densities, seed=5)])
+                      for one in fit_cost.samples(PRESETS["tiny"].replace(snn_pe=kind), core, 288, densities, seed=5)])
     matches, rows, scans, cycles = table.T
-    predicted = CostModel().delay(core, rows=rows, matches=matches, chunks=2 * scans / rows)
+    predicted = CostModel().delay(core, rows=rows, matches=matches, chunks=2 * scans / rows, serial=kind == "serial")
     assert (scans > rows + matches).any() and (scans < matches).any()
     assert np.abs(predicted / cycles - 1).max() < 0.25

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neuroflex.config import SNN_PES
 from neuroflex.compiler.schedule import ScheduleError, longest_first
 from neuroflex.formats import Core
 
@@ -72,9 +73,10 @@ def iso_area(config, resources=RESOURCES):
     if not Path(resources).is_file():
         return f"{resources} is not there: it comes with the source tree"
     blocks = json.loads(Path(resources).read_text())["blocks"]
-    found = [blocks.get(block, {}).get(config.name, {}).get("xilinx") for block in ("AnnPe", "SnnPe")]
+    names = "AnnPe", SNN_PES[config.snn_pe]
+    found = [blocks.get(block, {}).get(config.name, {}).get("xilinx") for block in names]
     if None in found:
-        return f"no area of AnnPe and SnnPe is recorded for configuration {config.name!r} (make synthesis)"
+        return f"no area of {' and '.join(names)} is recorded for configuration {config.name!r} (make synthesis)"
     ann, snn = map(slices, found)
     area = config.ann_pes * ann + config.snn_pes * snn
     return IsoArea(ann_pes=int(area // ann), snn_pes=int(area // snn), ann_slices=ann, snn_slices=snn, source="LUT and FF of docs/resources.json")

@@ -17,7 +17,7 @@ from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_til
 from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, columns_per_pe, profile, schedule, schedule_tiles
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
-from neuroflex.sim.cost import column_costs, neuron_steps, placed_energy
+from neuroflex.sim.cost import column_costs, first_steps, neuron_steps, placed_energy
 from neuroflex.sim.energy import SETS, energy_table
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate, quantise
@@ -339,7 +339,7 @@ def _iso_area(subject, config, iso, by_part, costs, runs):
                 cycles += run + own.fixed
                 spared = 0.0
                 if core == Core.SNN:
-                    steps = neuron_steps(int(part.network.input_levels(layer).max()), layer.levels.astype(np.int64))
+                    steps = neuron_steps(first_steps(config, int(part.network.input_levels(layer).max())), layer.levels.astype(np.int64))
                     on = np.concatenate([tile.columns[tile.core == Core.SNN] for tile in tiles[layer.name]])
                     spared = float((steps - layer.levels)[on].sum()) * grid[0] * grid[1] / part.fraction
                 for which, table in _TABLES.items():
@@ -408,7 +408,7 @@ def _layers(subject, config, coefficients, runs):
             sums, trace = runs["hybrid"][number][layer.name], part.trace.layers[layer.name]
             grid = network.grid(layer)
             rows = round(grid[0] * grid[1] / part.fraction)
-            matches = float(sums.counts[_CAUSES:].sum())
+            matches = float(sums.counts[_CAUSES:].sum())        # those of serial SNN PEs count as often as they add
             chunks = network.row_chunks(layer, config.chunk_bits)
             levels, read = int(network.input_levels(layer).max()), part.trace.tensor(layer.sources[0].tensor)
             table.append({
@@ -417,7 +417,8 @@ def _layers(subject, config, coefficients, runs):
                 "activation_density": trace.density, "weight_density": trace.weight_density,
                 "level_shares": level_shares(read, levels).tolist(), "channel_density_shares": density_shares(read, 1).tolist(),
                 "column_density_shares": density_shares(layer.weights, 1).tolist(),
-                "matches": matches, "matches_per_column": matches / (rows * layer.columns), "joins": rows * chunks * layer.columns,
+                "matches": matches, "matches_per_column": float(trace.matches.sum()) / (images * grid[0] * grid[1] * layer.columns),
+                "joins": rows * chunks * layer.columns,
                 "total": sums.fixed + sums.running, "running": sums.running,
                 "cycles": {cause.name.lower(): float(sums.counts[cause]) for cause in StallCause},
                 "utilisation": matches / ((config.ann_pes + config.snn_pes) * max(sums.running, 1.0)),
