@@ -77,6 +77,8 @@ def quantise(spec, images):
         Levels ``clip(floor(x·L/full_scale + 1/2), 0, L)``, windows gathered where the input is packed.
     """
     images = np.asarray(images)
+    if not images.size:
+        raise ValueError(f"there is no image: the array's shape is {images.shape}; at least one image of shape {spec.image_shape} is needed")
     if images.size != len(images) * np.prod(spec.image_shape):
         raise ValueError(f"images of shape {images.shape[1:]} do not fit an input of shape {spec.image_shape}")
     images = images.reshape(-1, *spec.image_shape).astype(np.float64)

@@ -147,6 +147,12 @@ def test_bad_files_are_refused(call, tmp_path, image):
     np.savez(tmp_path / "many.npz", np.zeros((1, 1, 8, 8)))
     code, answer, _ = call("simulate", "digits", "--input", tmp_path / "many.npz")
     assert code == 2 and "not a .npy file of numbers" in answer["error"]
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "many.npz").read_bytes()[:100])
+    code, answer, _ = call("simulate", "digits", "--input", tmp_path / "cut.npy")
+    assert code == 2 and "cut.npy: not a .npy file of numbers" in answer["error"]
+    np.save(tmp_path / "none.npy", np.zeros((0, 1, 8, 8)))
+    code, answer, _ = call("simulate", "digits", "--input", tmp_path / "none.npy")
+    assert code == 2 and "none.npy holds 0 images" in answer["error"]
     np.save(tmp_path / "shape.npy", np.zeros((1, 1, 9, 9)))
     code, answer, _ = call("simulate", "digits", "--input", tmp_path / "shape.npy")
     assert code == 2 and "takes images of shape (n, 1, 8, 8)" in answer["error"]

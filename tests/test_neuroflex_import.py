@@ -104,7 +104,8 @@ def test_torch_module(call, images):
 @pytest.mark.parametrize("content, message", [
     (b"", "not a .npy file of numbers, or cut short"), (b"\x93NUMPY\x01\x00v\x00{'descr'", "not a .npy file of numbers, or cut short"),
     (np.zeros((3, 4, 4)), "images (n, C, H, W) are needed"), (np.full((1, 1, 4, 4), np.nan), "16 pixels are NaN or infinite"),
-    (np.array([[[["a"]]]]), "images (n, C, H, W) are needed, numbers"),
+    (np.array([[[["a"]]]]), "images (n, C, H, W) are needed, numbers"), (np.zeros((0, 1, 4, 4)), "the calibration set is empty, its shape is (0, 1, 4, 4)"),
+    (b"PK\x03\x04 an archive that is cut short", "not a .npy file of numbers, or cut short"),
 ])
 def test_wrong_calibration_files(call, images, content, message):
     if isinstance(content, bytes):
@@ -125,6 +126,11 @@ def test_other_wrong_calls(call, images):
     np.savez(images / "half.npz", images=np.zeros((1, 1, 4, 4), np.uint8))
     code, answer, _ = call(images / "none.onnx", "-o", images / "o.npz", "--calibration", images / "images.npy", "--test", images / "half.npz")
     assert code == 2 and "holds no labels, but images" in answer["error"]
+    good = (images / "test.npz").read_bytes()
+    for content, message in ((good[:len(good) // 2], "not a .npz file of numbers, or cut short"), (good.replace(b"NUMPY", b"NUMPI"), "an array in it is damaged")):
+        (images / "half.npz").write_bytes(content)
+        code, answer, _ = call(images / "none.onnx", "-o", images / "o.npz", "--calibration", images / "images.npy", "--test", images / "half.npz")
+        assert code == 2 and message in answer["error"], answer
 
 
 def test_a_missing_package_is_named(call, images, monkeypatch):

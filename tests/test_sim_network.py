@@ -135,6 +135,8 @@ def test_accumulate_refuses_what_float64_could_round():
 
 
 @pytest.mark.parametrize("images, options, message", [
+    (np.zeros((0, 2, 7, 6)), {}, "there is no image: .*at least one image of shape"),
+    (np.full((1, 2, 7, 6), np.inf), {}, "84 pixels are NaN or infinite"),
     (np.zeros((1, 2, 6, 7, 2)), {}, "do not fit an input of shape"),
     (np.zeros((1, 2, 6, 7)), {"quantised": True}, "input tensor has shape"),
     (np.zeros((1, 2, 7, 6)), {"snn_columns": {"c": [True]}}, r"names no layer .*\['c'\]"),

@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import json
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import click
@@ -14,10 +16,12 @@ from rich.table import Table
 from neuroflex.progress import Display
 from neuroflex.registers import MAX_LATENCY
 
-__all__ = ["CheckFailed", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
+__all__ = ["BROKEN_ARRAYS", "CheckFailed", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
            "load_subject", "made_module", "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
 
 POLICIES = ("hybrid", "balanced", "all_ann", "all_snn", "layerwise", "random")
+
+BROKEN_ARRAYS = (EOFError, ValueError, zipfile.BadZipFile, zlib.error)      # what NumPy raises for files that are no arrays, or damaged
 
 output = Console()      # results; what is going on goes to standard error, see `display`
 
@@ -122,8 +126,9 @@ def input_tensors(network, count, first, input_file):
 
     if input_file is not None:
         try:
-            images = np.load(input_file, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            with open(input_file, "rb") as file:        # ours to close: NumPy leaves a broken archive open
+                images = np.load(file, allow_pickle=False)
+        except BROKEN_ARRAYS as error:
             raise click.UsageError(f"{input_file}: not a .npy file of numbers: {error}") from None
         if not isinstance(images, np.ndarray) or images.dtype.kind not in "biuf":
             raise click.UsageError(f"{input_file}: not a .npy file of numbers")

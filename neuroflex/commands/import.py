@@ -1,11 +1,12 @@
 """``neuroflex import``"""
 import importlib
+import io
 from pathlib import Path
 
 import click
 import numpy as np
 
-from neuroflex.commands.common import display, emit, json_option, made_module, table
+from neuroflex.commands.common import BROKEN_ARRAYS, display, emit, json_option, made_module, table
 
 __all__ = ["command"]
 
@@ -59,7 +60,7 @@ def command(source, path, name, calibration, test_file, as_json, **options):
     images = None if calibration is None else _images(calibration)
     name = name or Path(source.partition(":")[0]).stem
     examples = None
-    if images is not None and images.dtype == np.uint8 and len(images):
+    if images is not None and images.dtype == np.uint8:
         test, labels = _test(test_file) if test_file else (images[:0], np.zeros(0, int))
         examples = Examples(test_images=test, test_labels=labels, calibration_images=images[:_KEPT])
     elif test_file:
@@ -84,9 +85,11 @@ def command(source, path, name, calibration, test_file, as_json, **options):
 
 
 def _load(path, kind):
+    with open(path, "rb") as file:      # read as a whole: NumPy leaves a broken archive open
+        content = io.BytesIO(file.read())
     try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        found = np.load(content, allow_pickle=False)
+    except BROKEN_ARRAYS as error:
         raise click.UsageError(f"{path}: not a {kind} file of numbers, or cut short: {error}") from None
     if not isinstance(found, np.ndarray if kind == ".npy" else np.lib.npyio.NpzFile):
         raise click.UsageError(f"{path}: not a {kind} file")
@@ -97,6 +100,8 @@ def _images(path):
     images = _load(path, ".npy")
     if images.dtype.kind not in "biuf" or images.ndim != 4:
         raise click.UsageError(f"{path}: images (n, C, H, W) are needed, numbers, not {images.dtype} of shape {images.shape}")
+    if not images.size:
+        raise click.UsageError(f"{path}: the calibration set is empty, its shape is {images.shape}; at least one image is needed")
     if not np.isfinite(images).all():
         raise click.UsageError(f"{path}: {np.count_nonzero(~np.isfinite(images))} pixels are NaN or infinite")
     return images
@@ -107,7 +112,10 @@ def _test(path):
     missing = {"images", "labels"} - set(found.files)
     if missing:
         raise click.UsageError(f"{path}: holds no {' and no '.join(sorted(missing))}, but {', '.join(found.files) or 'nothing'}")
-    return found["images"], found["labels"]
+    try:
+        return found["images"], found["labels"]
+    except BROKEN_ARRAYS as error:
+        raise click.UsageError(f"{path}: an array in it is damaged: {error}") from None
 
 
 def _import(source, name, images, examples, options, show):
