@@ -87,6 +87,10 @@ def test_toml_round_trip(preset, tmp_path):
     assert ArchConfig.from_dict(config.to_dict()) == config
 
 
+def test_example_of_serial_pes_is_the_preset_but_for_them():
+    assert load_config(Path(__file__).parents[1] / "examples" / "paper_serial.toml") == PRESETS["paper"].replace(snn_pe="serial")
+
+
 def test_wrong_files(tmp_path):
     with pytest.raises(ConfigError, match=r"neither a preset \(tiny, small, pynq_z2, paper\) nor a file"):
         load_config(tmp_path / "nothing.toml")
