@@ -88,7 +88,7 @@ def traffic(state, cycles, knobs, seed):
         for client in range(3):
             if not on[client] and _chance(k[client]):
                 on[client] = 1
-                address[client] = np.random.randint(4096)
+                address[client] = 2 * np.random.randint(2048) + (client == 2)      # even and odd: a read that goes out says whose it is
                 lines[client] = 1 + np.random.randint(9)
                 if client == 2 and np.random.randint(25) == 0:
                     lines[client] = 255
@@ -134,13 +134,11 @@ def traffic(state, cycles, knobs, seed):
                 sent_writes += 1
                 unconfirmed += 1
             else:
-                client = -1
-                for c in range(2):
-                    place = promised_head[c]
-                    if client < 0 and promised_count[c] and promised[c, place, 0] == o[4] and promised[c, place, 1] == o[5]:
-                        client = c
-                good &= client >= 0
-                if client >= 0:
+                client = o[4] % 2
+                place = promised_head[client]
+                known = promised_count[client] > 0 and promised[client, place, 0] == o[4] and promised[client, place, 1] == o[5]
+                good &= known
+                if known:
                     if client == 0:
                         good &= sent_writes >= need[client, promised_head[client]]
                     promised_head[client] = (promised_head[client] + 1) % 8192
