@@ -324,7 +324,7 @@ def test_every_address():
 @pytest.mark.long
 def test_exchanged_lanes_are_seen():
     job, tensor, want = good_job()
-    lanes = re.compile(r"(assign bus__wdata = )([^\s\[]+ ?)\[63:0\];")
+    lanes = re.compile(r"(assign m_axi_wdata = )(\S+?)\[63:0\];")
 
     def edit(text):
         assert lanes.search(text)
