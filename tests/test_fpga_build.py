@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from neuroflex.cli import main
-from neuroflex.config import PRESETS
+from neuroflex.config import PRESETS, load_config
 from neuroflex.eda.synthesis import ecp5_counts
 from neuroflex.fpga import build, flash
 from neuroflex.fpga.boards import BOARDS, DoesNotFit, check_fit, estimate
@@ -25,6 +25,12 @@ def test_estimate():
     assert (counts, missing) == ({"lut": 12_000, "ff": 6_000, "dsp": 12, "bram": 24}, ())
     counts, missing = estimate(PRESETS["tiny"], "ecp5", recorded(Loader={}))
     assert counts["lut"] == 11_000 and missing == ("Loader",)
+
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=lambda board: board.name)
+def test_every_board_has_a_configuration_that_fits(board):
+    needs = check_fit(board, load_config(board.config))
+    assert all(0 < needs[kind] <= board.room(kind) for kind in needs)
 
 
 def test_what_does_not_fit_is_refused_with_figures():

@@ -21,7 +21,7 @@ BOARDS = {"ulx3s": 5, "pynq_z2": 3, "arty_z7_20": 3}       # steps of each board
 def command(board, config_name, folder, clock_mhz, seed, as_json):
     """Build for a board: a bitstream by open tools alone (ulx3s, extra `fpga`), or an archive for Vivado and PYNQ with what Yosys counts (pynq_z2, arty_z7_20).
 
-    Takes some ten minutes.
+    Takes from ten minutes to an hour.
     """
     show = display(BOARDS[board])
     from neuroflex.config import load_config
