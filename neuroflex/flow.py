@@ -119,7 +119,7 @@ def prepare(job, tensor, *, model=True, rtl=True):
 
     def build():
         try:
-            rtl_accelerator(job.config)
+            rtl_accelerator(job.config).build()
         except BaseException as error:      # raised again where the caller sees it
             failed.append(error)
 
@@ -151,7 +151,7 @@ def simulate_model(job, tensor, *, memory=None):
 
 @functools.cache
 def rtl_accelerator(config):
-    """The Verilated accelerator of a configuration; building it is slow, so it is kept."""
+    """The accelerator of a configuration, made once; its simulator is built by `RtlAccelerator.build`, or by the first run."""
     from neuroflex.tb.accelerator import RtlAccelerator
 
     return RtlAccelerator(config)

@@ -145,6 +145,10 @@ class RtlAccelerator:
         inside = [(probe_start + probe[name].offset, probe[name].width) for name in ("layer", "cause", "phase", "ann_matches", "snn_matches")]
         self._out = np.array([places[name][:2] for name in _OUTPUTS] + inside + [(config.address_bits, 0)], np.int64)
 
+    def build(self):
+        """Build the simulator now; without this the first run builds it."""
+        self.bench.build(extra=_SHIM.read_text())
+
     def run(self, memory, *, program=0, trace=None, watchdog=1_000_000, most=200_000_000, layers=0, record=False, calls=None, take=None):
         """Run a job, or several one after the other, from reset to the end of the last.
 

@@ -182,11 +182,18 @@ class Bench:
         """A simulation in packed words, with ``extra`` C++ compiled in instead of the bench's own."""
         return self._simulation(extra=extra)
 
-    def _simulation(self, waves=False, extra=""):
+    def build(self, extra=""):
+        """Build the library that `simulation` with the same ``extra`` runs, unless there is one."""
+        self._library(extra=extra)
+
+    def _library(self, waves=False, extra=""):
         extra = extra or self._extra
         if (waves, extra) not in self._libraries:       # finding a build again means hashing all of the text
             self._libraries[waves, extra] = build_library(self.name, self._wrapped(), waves=waves, extra=extra, quick=self._quick)
-        return Simulation(self._libraries[waves, extra], self._stim.words, self._trace.words)
+        return self._libraries[waves, extra]
+
+    def _simulation(self, waves=False, extra=""):
+        return Simulation(self._library(waves, extra), self._stim.words, self._trace.words)
 
     def _first_difference(self, stim, want, mask):
         """``(cycle, trace words)`` of the first difference, or None."""

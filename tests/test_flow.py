@@ -1,10 +1,12 @@
 """From network to figures: model and RTL give the same numbers."""
+import functools
 
 import numpy as np
 import pytest
 
+from neuroflex import flow
 from neuroflex.config import PRESETS
-from neuroflex.flow import POLICIES, compile_network, energy_pj, simulate_model, simulate_rtl, timeline, verify
+from neuroflex.flow import POLICIES, compile_network, energy_pj, prepare, simulate_model, simulate_rtl, timeline, verify
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate, quantise
@@ -32,6 +34,27 @@ def test_verify(digits_job, tensor):
     verdict = verify(digits_job, tensor)
     assert (verdict.cycle_mismatches, verdict.value_mismatches, verdict.first) == (0, 0, None)
     assert verdict.cycles > verdict.rtl.cycles == verdict.model.cycles == simulate_model(digits_job, tensor).cycles
+
+
+def test_prepare_leaves_nothing_to_build(digits_job, tensor, monkeypatch):
+    """The step that says it builds the simulator builds the one that runs, so that no later step seems to stand still."""
+    builds = []
+
+    def build(*arguments, **named):
+        builds.append(arguments)
+        return "a library"
+
+    def run(library, *words):
+        raise InterruptedError(library)     # far enough: what would run is known
+
+    monkeypatch.setattr("neuroflex.tb.bench.build_library", build)
+    monkeypatch.setattr("neuroflex.tb.bench.Simulation", run)
+    monkeypatch.setattr(flow, "rtl_accelerator", functools.cache(flow.rtl_accelerator.__wrapped__))
+    prepare(digits_job, tensor, model=False)
+    assert len(builds) == 1
+    with pytest.raises(InterruptedError, match="a library"):
+        simulate_rtl(digits_job, tensor)
+    assert len(builds) == 1
 
 
 def test_counters_add_up(digits_job, tensor):
