@@ -83,7 +83,7 @@ def load_network(name, shapes=()):
         return zoo.load(name)
     if not Path(name).is_file():
         besides = f"a shape ({', '.join(shapes)}), " if shapes else ""
-        raise click.UsageError(f"{name!r} is neither {besides}a network of the zoo ({', '.join(zoo.names())}) nor a file")
+        raise click.UsageError(f"{name!r} is neither {besides}a network of the zoo ({', '.join(zoo.names())}) nor a file of a network or a program")
     return Network.load(name)
 
 

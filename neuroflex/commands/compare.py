@@ -81,7 +81,7 @@ def _tables(result):
         rows.append((name, _number(one["pes"], "d"), _number(one["cycles"], ",.0f"), _number(one["cycles_running"], ",.0f"),
                      _number(one["energy_pj"], ".3g"), *(_number(ratio, ".3f") for ratio in ratios)))
     yield table(f"{result['title']} on {result['configuration']}: {result['densities']}",
-                ("", "PEs", "cycles", "running", "energy, pJ", "EDP", "running"), rows)
+                ("", "PEs", "cycles", "running", "energy, pJ", "EDP", "EDP, running"), rows)
     yield "EDP: over hybrid's, with all cycles and with the running ones (loading left out). " + "".join(
         f"{', '.join(names)}: {how}. " for how, names in notes.items())
     for which, one in result["by_coefficients"].items():

@@ -89,7 +89,7 @@ def _baselines(result):
     """Cycles of each baseline, and its energy and products with every set of coefficients."""
     heads = ["baseline", "PEs", "cycles", "running"]
     for which in result["by_coefficients"]:
-        heads += [f"pJ, {_set_name(result, which)}", "EDP over hybrid", "running"]
+        heads += [f"pJ, {_set_name(result, which)}", "EDP over hybrid", "EDP, running"]
     rows = []
     for name, one in result["baselines"].items():
         row = [name, "–" if one["pes"] is None else one["pes"], *("–" if one[key] is None else f"{one[key]:,.0f}" for key in ("cycles", "cycles_running"))]
