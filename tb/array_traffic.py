@@ -7,9 +7,10 @@ from neuroflex.formats import Core
 from neuroflex.sim.numerics import qcfs
 from neuroflex.sim.pe_array import PeArray
 from neuroflex.sim.serial_pe import WAITING
+from neuroflex.tb.bench import Bench
 from neuroflex.tb.pe_traffic import Chunk, Slice, Timeline, random_levels, random_slice
 
-__all__ = ["Layers"]
+__all__ = ["Layers", "compare_pe"]
 
 
 class Layers:
@@ -160,3 +161,34 @@ class Layers:
         few |= {point: self.cover[point] for point in array if self.cover[point] < 10}
         assert not few, f"covered too seldom: {few}"
         assert self.cover["joins"] >= 10_000
+
+
+def compare_pe(component, name, config, core, seed, layers, *, covers=True, verilog_edit=None, **options):
+    """Compare the first PE of a core, alone and in a group of its own, with the model of the array: every output in every cycle.
+
+    Parameters
+    ----------
+    component : wiring.Component
+        The PE.
+    name : str
+        Of its top module.
+    config, core, seed, layers
+        As for `Layers`.
+    covers : bool
+        Whether coverage is required.
+    verilog_edit, **options
+        Of :class:`~neuroflex.tb.bench.Bench`, and of its ``run``.
+    """
+    print("seed", seed)
+    traffic = Layers(config, core, seed, layers, single=True)
+    stimulus, outputs = traffic.arrays()
+    del stimulus["groups_log2"]
+    stimulus["group"] = np.zeros(traffic.cycle, np.int64)
+    stimulus["load_here"] = np.zeros(traffic.cycle, np.int64)
+    for cycle, target, pe, *_ in traffic.timeline.loads:
+        stimulus["load_here"][cycle] = target == core and pe == 0
+    expected = {name: outputs[name][0] for name in ("slot_free", "row_free", "enabled", "columns", "done", "y", "matching", "busy")}
+    assert expected["matching"].max() <= 1, "the model makes two matches, or additions, in one cycle"
+    Bench(component, name, verilog_edit=verilog_edit).run(stimulus, expected, seed=seed, **options)
+    if covers:
+        traffic.require(30)

@@ -14,28 +14,15 @@ from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.hdl.ann_pe import AnnPe
 from neuroflex.sim.ann_pe import AnnPes
-from neuroflex.tb.array_traffic import Layers
-from neuroflex.tb.bench import Bench, Mismatch
+from neuroflex.tb.array_traffic import compare_pe
+from neuroflex.tb.bench import Mismatch
 
 TINY = PRESETS["tiny"]
 WIDE = TINY.replace(name="wide", chunk_bits=128, laggy_adders=32, ann_acc_bits=28)
 
 
-def run(config, seed, layers, *, covers=True, **options):
-    print("seed", seed)
-    traffic = Layers(config, Core.ANN, seed, layers, single=True)
-    stimulus, outputs = traffic.arrays()
-    del stimulus["groups_log2"]
-    stimulus["group"] = np.zeros(traffic.cycle, np.int64)
-    stimulus["load_here"] = np.zeros(traffic.cycle, np.int64)
-    for cycle, core, pe, *_ in traffic.timeline.loads:
-        stimulus["load_here"][cycle] = core == Core.ANN and pe == 0
-    expected = {name: outputs[name][0] for name in ("slot_free", "row_free", "enabled", "columns", "done", "y", "matching", "busy")}
-    assert expected["matching"].max() <= 1, "the model issues two matches in one cycle"
-    Bench(AnnPe(config), "ann_pe", verilog_edit=options.pop("verilog_edit", None)).run(
-        stimulus, expected, seed=seed, **options)
-    if covers:
-        traffic.require(30)
+def run(config, seed, layers, **options):
+    compare_pe(AnnPe(config), "ann_pe", config, Core.ANN, seed, layers, **options)
 
 
 def test_ann_pe():

@@ -8,8 +8,6 @@ Several PEs, with groups: ``tb/test_pe_array.py``'s traffic on an array of such 
 Coverage: counted in :class:`~neuroflex.tb.array_traffic.Layers`, each point with its threshold. Faults: edits of the Verilog must be noticed.
 The model's recurrence over whole pairs is checked against one over single matches with an engine that is held.
 """
-import re
-
 import numpy as np
 import pytest
 
@@ -20,9 +18,10 @@ from neuroflex.hdl.serial_pe import SerialPe
 from neuroflex.sim.join import FIRST_MATCH, scan_ahead
 from neuroflex.sim.numerics import pascif, qcfs
 from neuroflex.sim.serial_pe import ADD_LATENCY, WAITING, addition_cycles, new_serial_state, serial_chunk
-from neuroflex.tb.array_traffic import Layers
+from neuroflex.tb.array_traffic import Layers, compare_pe
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.bits import concat
+from neuroflex.tb.faults import within
 
 TINY = PRESETS["tiny"].replace(snn_pe="serial")
 CONFIGS = {
@@ -33,20 +32,8 @@ CONFIGS = {
 }
 
 
-def run(config, seed, layers, *, covers=True, **options):
-    print("seed", seed)
-    traffic = Layers(config, Core.SNN, seed, layers, single=True)
-    stimulus, outputs = traffic.arrays()
-    del stimulus["groups_log2"]
-    stimulus["group"] = np.zeros(traffic.cycle, np.int64)
-    stimulus["load_here"] = np.zeros(traffic.cycle, np.int64)
-    for cycle, core, pe, *_ in traffic.timeline.loads:
-        stimulus["load_here"][cycle] = core == Core.SNN and pe == 0
-    expected = {name: outputs[name][0] for name in ("slot_free", "row_free", "enabled", "columns", "done", "y", "matching", "busy")}
-    assert expected["matching"].max() <= 1, "the model makes two additions in one cycle"
-    Bench(SerialPe(config), "serial_pe", verilog_edit=options.pop("verilog_edit", None)).run(stimulus, expected, seed=seed, **options)
-    if covers:
-        traffic.require(30)
+def run(config, seed, layers, **options):
+    compare_pe(SerialPe(config), "serial_pe", config, Core.SNN, seed, layers, **options)
 
 
 @pytest.mark.parametrize("name", [name if name == "tiny" else pytest.param(name, marks=pytest.mark.long) for name in CONFIGS])
@@ -79,20 +66,12 @@ def test_array(seed):
     traffic.require(30)
 
 
-def in_module(name, pattern, replacement):
-    """An edit within one module of the Verilog."""
-    def edit(verilog):
-        start = verilog.index(f"module {name}(")
-        return verilog[:start] + re.sub(pattern, replacement, verilog[start:], count=1)
-    return edit
-
-
 FAULTS = {
-    "the engine is never held": in_module("serial_pe", r"\.hold\(.*\)", ".hold(1'h0)"),
-    "a level adds once only": in_module("serial_pe", r"assign through = (\w+) & \w+;", r"assign through = \1;"),
-    "a level's prefix count is off by one": in_module("serial_pe_level_prefix", r"  count <= (\w+);", r"  count <= \1 + 1'h1;"),
-    "a chunk retires when the engine is through": in_module("serial_pe_front_end", r"finished \+ pair_through", "finished + pair_done"),
-    "a sum is not emptied": in_module("serial_pe_sums", r"  written <= (\w+);", r"  written <= written | \1;"),
+    "the engine is never held": within("serial_pe", r"\.hold\([^)]*\)", ".hold(1'h0)"),
+    "a level adds once only": within("serial_pe", r"assign through = (\w+) & \w+;", r"assign through = \1;"),
+    "a level's prefix count is off by one": within("serial_pe_level_prefix", r"  count <= (\w+);", r"  count <= \1 + 1'h1;"),
+    "a chunk retires when the engine is through": within("serial_pe_front_end", r"finished \+ pair_through", "finished + pair_done"),
+    "a sum is not emptied": within("serial_pe_sums", r"  written <= (\w+);", r"  written <= written | \1;"),
 }
 
 

@@ -10,8 +10,6 @@ Plan
 * Max pooling over several convolution rows; output banks read at random addresses in every cycle.
 * Functional coverage with thresholds, and faults that must be seen.
 """
-import re
-
 import numpy as np
 import pytest
 
@@ -25,6 +23,7 @@ from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.snn_pe import DRAIN_LATENCY, MATCH_TO_PUSH, RELEASE_LATENCY, new_snn_state, snn_chunk, snn_row
 from neuroflex.tb.bench import Bench, Mismatch
 from neuroflex.tb.coverage import Coverage
+from neuroflex.tb.faults import within
 from neuroflex.tb.pe_traffic import Chunk, Timeline, held, last_write, random_levels, random_slice
 
 SEED = 20260214
@@ -223,19 +222,11 @@ def test_cocotb():
     check(CONFIGS["tiny"], SEED + 100, 3, engine="cocotb")
 
 
-def in_module(name, pattern, replacement):
-    """An edit within one module of the Verilog."""
-    def edit(verilog):
-        start = verilog.index(f"module {name}(")
-        return verilog[:start] + re.sub(pattern, replacement, verilog[start:], count=1)
-    return edit
-
-
 FAULTS = {
-    "laggy table off by one": in_module("snn_pe_laggy", r"(bases\[)(.*?)(\] <=)", r"\1\2 + 1'h1\3"),
-    "a correction is lost": in_module("snn_pe_corrections", r"  valid <= (\w+);", r"  valid <= \1 & ~valid;"),
-    "a correction goes to the step before": in_module("snn_pe_spikes", r"o__payload <= (\w+);", r"o__payload <= \1 << 1;"),
-    "a row is drained a cycle early": in_module("snn_pe", r"drained <= \w+;", "drained <= drain_0;"),
+    "laggy table off by one": within("snn_pe_laggy", r"(bases\[)(.*?)(\] <=)", r"\1\2 + 1'h1\3"),
+    "a correction is lost": within("snn_pe_corrections", r"  valid <= (\w+);", r"  valid <= \1 & ~valid;"),
+    "a correction goes to the step before": within("snn_pe_spikes", r"o__payload <= (\w+);", r"o__payload <= \1 << 1;"),
+    "a row is drained a cycle early": within("snn_pe", r"drained <= \w+;", "drained <= drain_0;"),
 }
 
 

@@ -13,7 +13,6 @@ Coverage: the points in ``POINTS``, ``ACCESSES`` and ``CORNER_POINTS``, each at 
 Faults: one in each of seven blocks, built into the Verilog of the top: a signal must differ from the model's, in jobs in which none differs without
 the fault. That the faulty circuit breaks off, or never ends, is not enough.
 """
-import re
 from importlib import resources
 
 import numpy as np
@@ -30,6 +29,7 @@ from neuroflex.sim.top import FIELDS
 from neuroflex.tb.accelerator import AT_ONCE, AcceleratorError, Call, RtlAccelerator
 from neuroflex.tb.compare import compare_calls, compare_job
 from neuroflex.tb.coverage import Coverage
+from neuroflex.tb.faults import within
 from neuroflex.tb.networks import CORNERS, MEMORIES, memory_of, random_config, random_job
 
 SEED = 20_26
@@ -196,15 +196,6 @@ def test_top_cocotb():
     bench = accelerator.bench
     ports = [layout.unpack(words) for layout, words in ((bench._stim, done.run.stim), (bench._trace, done.run.trace))]
     assert bench.run(*ports, engine="cocotb", seed=SEED) == done.cycles
-
-
-def within(module, pattern, replacement):
-    """An edit of one place of one module, or of all modules of that name."""
-    def edit(text):
-        parts = re.split(r"(?m)^(?=module )", text)
-        changed = [re.sub(pattern, replacement, part, count=1, flags=re.M | re.S) if re.match(rf"module \w*{module}\(", part) else part for part in parts]
-        return "".join(changed)
-    return edit
 
 
 FAULTS = {

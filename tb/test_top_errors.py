@@ -11,7 +11,6 @@ job after them included.
 Coverage: every :class:`Status` is asked for by name below; `WRITE_ERRORS` and `STRUCK` say when error answers come and resets strike.
 Faults: error answers to writes that are lost, a soft reset that does not reach the core or one of its blocks.
 """
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +25,7 @@ from neuroflex.sim.top import FIELDS
 from neuroflex.tb.accelerator import AcceleratorError, Call, RtlAccelerator
 from neuroflex.tb.compare import compare_calls
 from neuroflex.tb.coverage import Coverage
+from neuroflex.tb.faults import within
 from neuroflex.tb.networks import random_job
 
 SEED = 2058
@@ -273,15 +273,10 @@ def test_many_resets_in_a_row(accelerator, good):
     assert statuses == [Status.NONE] * 20 and Phase.IDLE not in phases
 
 
-def edit(module, pattern, replacement):
-    """An edit of the first such place of a module."""
-    return lambda text: re.sub(rf"(?ms)^(module \w*{module}\((?:(?!^endmodule).)*?){pattern}", rf"\g<1>{replacement}", text, count=1)
-
-
 FAULTS = {
-    "an error answer to a write is lost": edit("arbiter", r"write_error <= ", "write_error <= 1'h0 & "),
-    "a soft reset does not reach the core": edit("guard", r"if \(abandon\)", "if (1'h0)"),
-    "a soft reset does not reach the arbiter": edit("core", r"(arbiter arbiter \([^;]*?)\.core_reset\(core_reset\)", r"\g<2>.core_reset(1'h0)"),
+    "an error answer to a write is lost": within("arbiter", r"write_error <= ", "write_error <= 1'h0 & "),
+    "a soft reset does not reach the core": within("guard", r"if \(abandon\)", "if (1'h0)"),
+    "a soft reset does not reach the arbiter": within("core", r"(arbiter arbiter \([^;]*?)\.core_reset\(core_reset\)", r"\1.core_reset(1'h0)"),
 }
 
 

@@ -12,8 +12,9 @@ from neuroflex.flow import POLICIES
 from neuroflex.tb.accelerator import AcceleratorError, RtlAccelerator
 from neuroflex.tb.compare import compare_job
 from neuroflex.tb.coverage import Coverage
+from neuroflex.tb.faults import within
 from neuroflex.tb.networks import memory_of, random_job
-from neuroflex.tb.test_top import count_points, same, within
+from neuroflex.tb.test_top import count_points, same
 
 SEED = 20_27
 SMALL = PRESETS["tiny"].replace(name="serial", snn_pe="serial", snn_levels=6, columns_per_pe=8, row_buffers=2)
