@@ -1,6 +1,6 @@
 """Cost of a column on either core: cycles on its PE and energy, from the matches that calibration counted."""
 
-__all__ = ["ColumnCosts", "CostModel", "column_costs", "first_steps", "fit", "neuron_steps", "placed_energy"]
+__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "neuron_steps", "placed_energy"]
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from neuroflex.formats import Core
 from neuroflex.sim.energy import energy_table
+from neuroflex.sim.pascif import first_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +105,6 @@ class ColumnCosts:
 def neuron_steps(levels_in, levels_out):
     """Steps of the PASC-IF neuron, its three stages together, for one output."""
     return levels_in + np.maximum(levels_in, levels_out) - 1 + levels_out
-
-
-def first_steps(config, levels_in):
-    """Steps of the neuron's first stage: those of the input, or one for SNN PEs that add serially, where the whole sum arrives in it."""
-    return 1 if config.snn_pe == "serial" else levels_in
 
 
 def column_costs(network, layer, trace, config, *, model=None, energy=None, per_pe=None):

@@ -2,9 +2,14 @@
 import numpy as np
 from numba import njit
 
-__all__ = ["FIXED_LATENCY", "pascif_costs", "pascif_cycles"]
+__all__ = ["FIXED_LATENCY", "first_steps", "pascif_costs", "pascif_cycles"]
 
 FIXED_LATENCY = 2  # cycles after the last step of stage 2
+
+
+def first_steps(config, levels_in):
+    """Steps of the neuron's first stage: those of the input, or one for SNN PEs that add serially, where the whole sum arrives in it."""
+    return 1 if config.snn_pe == "serial" else levels_in
 
 
 def pascif_costs(steps_in, levels, steps_per_cycle):

@@ -9,7 +9,7 @@ import numpy as np
 from neuroflex.formats import Core
 from neuroflex.sim import ann_pe, serial_pe, snn_pe
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
-from neuroflex.sim.pascif import pascif_costs
+from neuroflex.sim.pascif import first_steps, pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
 
 __all__ = ["PeArray"]
@@ -122,18 +122,16 @@ class PeArray:
             free = retired + ann_pe.SLOT_RELEASE
             if last_chunk:
                 freed = ann_pe.ann_row_end(pe.state, retired, qcfs_cost(pe.levels), columns, pe.written)
-        elif config.snn_pe == "serial":
-            _, retired = serial_pe.serial_chunk(pe.state, last_beat, pairs, ahead, empty, matches, pe.first)
-            free = retired + serial_pe.SLOT_RELEASE
-            if last_chunk:
-                costs = serial_pe.serial_costs(pe.levels, config.neuron_steps)
-                freed = serial_pe.serial_row(pe.state, retired + serial_pe.DRAIN_LATENCY, *costs, pe.written) + 1
         else:
-            *_, ended = snn_pe.snn_chunk(pe.state, last_beat, self._levels_in > 1, config.laggy_cycles, pairs, ahead, empty, matches, pe.first)
-            free = ended + snn_pe.RELEASE_LATENCY + 1
+            if config.snn_pe == "serial":
+                _, retired = serial_pe.serial_chunk(pe.state, last_beat, pairs, ahead, empty, matches, pe.first)
+                free, drained = retired + serial_pe.SLOT_RELEASE, retired + serial_pe.DRAIN_LATENCY
+            else:
+                *_, ended = snn_pe.snn_chunk(pe.state, last_beat, self._levels_in > 1, config.laggy_cycles, pairs, ahead, empty, matches, pe.first)
+                free, drained = ended + snn_pe.RELEASE_LATENCY + 1, ended + snn_pe.DRAIN_LATENCY
             if last_chunk:
-                cost1, cost2 = pascif_costs(np.full(columns, self._levels_in), pe.levels, config.neuron_steps)
-                freed = snn_pe.snn_row(pe.state, ended + snn_pe.DRAIN_LATENCY, cost1, cost2, pe.written) + 1
+                steps_in = np.full(columns, first_steps(config, self._levels_in))
+                freed = snn_pe.snn_row(pe.state, drained, *pascif_costs(steps_in, pe.levels, config.neuron_steps), pe.written) + 1
         if not empty:
             pe.matches += [(pe.first[pair], matches[pair]) for pair in range(pairs) if matches[pair]]
         return free, freed

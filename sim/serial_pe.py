@@ -10,14 +10,11 @@ that the engine is held, and with ``m(i)`` the *additions* of pair ``i`` the fro
 
 Columns go through PASC-IF as in ``sim/snn_pe.py``, with ``T1 = 1``: ``cost1 = 1``.
 """
-import numpy as np
-
 from neuroflex.sim.join import NEVER, join_chunk
 from neuroflex.sim.loops import njit
-from neuroflex.sim.pascif import pascif_costs
-from neuroflex.sim.snn_pe import new_snn_state, snn_row
+from neuroflex.sim.snn_pe import new_snn_state
 
-__all__ = ["ADD_LATENCY", "DRAIN_LATENCY", "SLOT_RELEASE", "WAITING", "addition_cycles", "new_serial_state", "serial_chunk", "serial_costs", "serial_row"]
+__all__ = ["ADD_LATENCY", "DRAIN_LATENCY", "SLOT_RELEASE", "WAITING", "addition_cycles", "new_serial_state", "serial_chunk"]
 
 ADD_LATENCY = 7     # from the engine's match to its first addition, if none is before it
 WAITING = 8         # matches between the engine and the end of their additions
@@ -25,7 +22,7 @@ SLOT_RELEASE = 2    # from retirement to the first cycle in which the slot count
 DRAIN_LATENCY = 1   # from retirement to `drained`
 
 # The state of an SNN PE of the other kind has room for this one's, and the same words for the neuron.
-new_serial_state, serial_row = new_snn_state, snn_row
+new_serial_state = new_snn_state
 
 
 @njit(cache=True)
@@ -51,11 +48,6 @@ def serial_chunk(state, arrival, pairs, ahead, empty, additions, first):
         Cycle in which the scan starts, and in which the chunk retires.
     """
     return join_chunk(state, arrival, pairs, ahead, empty, additions, first, ADD_LATENCY)
-
-
-def serial_costs(levels, steps_per_cycle):
-    """:func:`~neuroflex.sim.pascif.pascif_costs` of columns whose whole sum arrives in the first step."""
-    return pascif_costs(np.ones_like(levels), levels, steps_per_cycle)
 
 
 def addition_cycles(available, levels, *, waiting=WAITING):

@@ -11,7 +11,7 @@ from neuroflex.formats import StallCause, descriptor_lines
 from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, serial_pe, snn_pe
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
 from neuroflex.sim.loops import njit
-from neuroflex.sim.pascif import pascif_costs
+from neuroflex.sim.pascif import first_steps, pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
 from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, FIRST_WINDOW, GROUP, LAST_CHUNK, LAST_WINDOW, OUTSIDE
 
@@ -138,8 +138,7 @@ def tile_arrays(workload, settings, config, fault_line=-1, fault=0):
     cost1, cost2 = np.ones_like(workload.levels), np.zeros_like(workload.levels)
     cost1[0] = qcfs_cost(workload.levels[0])
     if settings["levels_in"]:
-        steps_in = 1 if config.snn_pe == "serial" else settings["levels_in"]
-        cost1[1], cost2[1] = pascif_costs(steps_in, workload.levels[1], config.neuron_steps)
+        cost1[1], cost2[1] = pascif_costs(first_steps(config, settings["levels_in"]), workload.levels[1], config.neuron_steps)
     numbers = [settings[name] for name in SETTINGS] + [settings["out_height"] * settings["out_width"], fault_line, fault]
     return TileArrays(workload.chunks, workload.lines, workload.empty, workload.matches, columns, pairs,
                       scan_ahead(columns, config.columns_per_pe), cost1, cost2, workload.nonzeros, np.array(numbers, np.int64),

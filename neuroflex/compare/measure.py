@@ -17,10 +17,11 @@ from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_til
 from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, columns_per_pe, profile, schedule, schedule_tiles
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
-from neuroflex.sim.cost import column_costs, first_steps, neuron_steps, placed_energy
+from neuroflex.sim.cost import column_costs, neuron_steps, placed_energy
 from neuroflex.sim.energy import SETS, energy_table
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate, quantise
+from neuroflex.sim.pascif import first_steps
 from neuroflex.sim.run import job_workloads, run_arrays
 
 BASELINES = ("ann_only", "ann_only_iso_area", "snn_only", "snn_only_iso_area", "layerwise", "random", "dense")
