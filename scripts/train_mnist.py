@@ -14,9 +14,9 @@ from neuroflex import data
 from neuroflex.compiler.torch_qcfs import QCFS
 from neuroflex.progress import Display
 from neuroflex.training.loop import accuracy, fit, prune
-from neuroflex.training.networks import LeNet5, Perceptron
+from neuroflex.training.networks import RECIPES
 
-NETWORKS = {"mnist_mlp": (Perceptron, 8, 0.2), "mnist_lenet5": (LeNet5, 4, 0.3)}     # name: module, epochs, density
+NETWORKS = ("mnist_mlp", "mnist_lenet5")
 
 
 def main():
@@ -33,7 +33,7 @@ def main():
     test = torch.from_numpy(mnist.x_test), torch.from_numpy(mnist.y_test)
     common = {"scale": 1 / 255, "batch": 128, "seed": options.seed, "show": show}
     for name in NETWORKS if options.network == "all" else [options.network]:
-        module, epochs, density = NETWORKS[name]
+        module, epochs, density = RECIPES[name].module, RECIPES[name].settings.epochs, RECIPES[name].settings.density
 
         def build(activation):
             torch.manual_seed(options.seed)

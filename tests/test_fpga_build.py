@@ -80,7 +80,7 @@ def test_flash_refuses_other_parts(tmp_path, monkeypatch, capsys):
     with pytest.raises(flash.FlashError, match="no bitstream that says"):
         flash.flash("ulx3s", file)
     file.write_bytes(b"\xff\x00Part: LFE5U-25F-6CABGA381\x00")
-    assert main(["flash", "--board", "ulx3s", str(file)]) == 1
+    assert main(["flash", "--board", "ulx3s", str(file)]) == 2
     assert "for the part LFE5U-25F; ulx3s has an LFE5U-85F" in " ".join(capsys.readouterr().err.split())
     file.write_bytes(b"\xff\x00Part: LFE5U-85F-6CABGA381\x00")
     loader = tmp_path / "openFPGALoader"

@@ -16,7 +16,7 @@ from rich.table import Table
 from neuroflex.progress import Display
 from neuroflex.registers import MAX_LATENCY
 
-__all__ = ["BROKEN_ARRAYS", "CheckFailed", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
+__all__ = ["BROKEN_ARRAYS", "CheckFailed", "comparison_options", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
            "load_subject", "made_module", "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
 
 POLICIES = ("hybrid", "balanced", "all_ann", "all_snn", "layerwise", "random")
@@ -54,6 +54,14 @@ def _stack(*options):
     return decorate
 
 
+def _known_coefficients(ctx, param, value):
+    from neuroflex.sim.energy import SETS
+
+    if value not in SETS:
+        raise click.UsageError(f"no set of coefficients {value!r}; there are {', '.join(SETS)}")
+    return value
+
+
 images_options = _stack(
     click.option("--images", "count", type=click.IntRange(1), default=1, show_default=True, help="How many test images."),
     click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="Number of the first one."),
@@ -62,6 +70,13 @@ images_options = _stack(
 memory_options = _stack(
     click.option("--latency", type=click.IntRange(1, MAX_LATENCY), default=20, show_default=True, help="Cycles that memory takes to answer a read."),
     click.option("--memory-seed", type=click.IntRange(0), help="Draw readiness and latencies (1 to 60 cycles) at random instead."))
+
+comparison_options = _stack(
+    click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale: for shapes only, and said in the output."),
+    click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network."),
+    click.option("--coefficients", default="assumed-45nm", show_default=True, callback=_known_coefficients,
+                 help="Set of energy coefficients that the schedule is made with; results are given with all sets."),
+    click.option("--latency", type=click.IntRange(1, MAX_LATENCY), default=20, show_default=True, help="Cycles that memory takes to answer a read."))
 
 
 def memory_trace(latency, memory_seed):

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import display, emit, json_option, load_subject, seed_option, table
-from neuroflex.registers import MAX_LATENCY
+from neuroflex.commands.common import comparison_options, display, emit, json_option, load_subject, seed_option, table
 
 __all__ = ["command"]
 
@@ -15,10 +14,7 @@ STEPS = 9       # of one network
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK...")
 @click.option("--config", "config_name", default="paper", show_default=True, metavar="NAME|FILE",
               help="A preset (tiny, small, pynq_z2, paper) or a TOML file.")
-@click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale: for shapes only, and said in the output.")
-@click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network.")
-@click.option("--coefficients", default="assumed-45nm", show_default=True, help="Set of energy coefficients that the schedule is made with; results are given with all sets.")
-@click.option("--latency", type=click.IntRange(1, MAX_LATENCY), default=20, show_default=True, help="Cycles that memory takes to answer a read.")
+@comparison_options
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures, one file that needs no network.")
 @click.option("--trace", "trace_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Write when each PE issued matches, as trace events that Perfetto opens.")
@@ -36,10 +32,6 @@ def command(networks, config_name, rows, images, coefficients, latency, report_f
     show = display(len(networks) * (STEPS + pictures) + bool(report_file) + bool(trace_file))
     from neuroflex.compare.measure import compare_network, subject_of
     from neuroflex.config import load_config
-    from neuroflex.sim.energy import SETS
-
-    if coefficients not in SETS:
-        raise click.UsageError(f"no set of coefficients {coefficients!r}; there are {', '.join(SETS)}")
     config, found, timelines = load_config(config_name), {}, {}
     loaded = {name: load_subject(name) for name in networks}     # refuses what is none before anything starts
     for name, which in loaded.items():

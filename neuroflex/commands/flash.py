@@ -15,12 +15,14 @@ __all__ = ["command"]
 def command(board, bitstream, as_json):
     """Load BITSTREAM (build/BOARD/neuroflex.bit by default) into a connected board's FPGA, with openFPGALoader."""
     show = display(1)
-    from neuroflex.fpga.flash import FlashError, flash
+    from neuroflex.fpga.flash import FlashError, WrongBitstream, flash
 
     path = bitstream or Path("build") / board / "neuroflex.bit"
     with show.step(f"load {path} into {board} with openFPGALoader"):
         try:
             printed = flash(board, path)
+        except WrongBitstream as error:
+            raise click.UsageError(str(error)) from None
         except FlashError as error:
             raise CheckFailed(str(error)) from None
     emit(as_json, {"board": board, "bitstream": path, "printed": printed}, f"{path} is in the FPGA of {board}")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, display, emit, json_option, load_subject, table
+from neuroflex.commands.common import CheckFailed, comparison_options, display, emit, json_option, load_subject, table
 
 __all__ = ["command"]
 
@@ -12,14 +12,13 @@ __all__ = ["command"]
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK...")
 @click.option("--config", "configs", multiple=True, default=("paper",), show_default=True, metavar="NAME|FILE", help="A preset or a TOML file; repeat for several.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds: 0, 1, ...")
-@click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale.")
-@click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network.")
+@comparison_options
 @click.option("--output", "-o", "folder", default="build/sweep", show_default=True, type=click.Path(file_okay=False, path_type=Path),
               help="Folder for the results, a file per job; jobs whose file is there are not run again.")
 @click.option("--processes", type=click.IntRange(1), help="Local processes; one for each processor by default.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786: its workers run the jobs.")
 @json_option
-def command(networks, configs, seeds, rows, images, folder, processes, scheduler, as_json):
+def command(networks, configs, seeds, folder, processes, scheduler, as_json, **asked):
     """Compare many networks on many configurations with many seeds, in parallel, resumable.
 
     Each job is what `neuroflex compare` does. A worker that dies loses its own job only, which another one takes over.
@@ -30,7 +29,7 @@ def command(networks, configs, seeds, rows, images, folder, processes, scheduler
 
     for name in networks:
         load_subject(name)      # refuses what is none before anything starts
-    jobs = jobs_of(dict.fromkeys(networks), [load_config(name) for name in dict.fromkeys(configs)], range(seeds), rows=rows, images=images)
+    jobs = jobs_of(dict.fromkeys(networks), [load_config(name) for name in dict.fromkeys(configs)], range(seeds), **asked)
     with show.count(f"run {len(jobs)} comparisons, a file each in {folder}", len(jobs)) as done:
         try:
             results = sweep(jobs, folder, processes=processes, scheduler=scheduler, done=lambda job: done())

@@ -61,7 +61,7 @@ def command(source, path, data, levels, batch, seed, checkpoints, resume, kept_t
     from neuroflex import data as data_sets
     from neuroflex.training.loop import TrainingError
     from neuroflex.training.networks import RECIPES, Recipe
-    from neuroflex.training.stages import Settings, train
+    from neuroflex.training.stages import train
 
     if source in RECIPES:
         recipe, name = RECIPES[source], source
@@ -69,12 +69,12 @@ def command(source, path, data, levels, batch, seed, checkpoints, resume, kept_t
         recipe, name = Recipe(module=lambda: made_module(source)), path.stem
     else:
         raise click.UsageError(f"{source!r} is neither a network with a name ({', '.join(RECIPES)}) nor FILE.py:FACTORY or PACKAGE.MODULE:FACTORY")
-    recipe = replace(recipe, **{key: value for key, value in (given | {"data": data}).items() if value is not None})
-    if recipe.data is None:
+    data = data or recipe.data
+    if data is None:
         raise click.UsageError("a network of your own does not say what it is trained with: give --data")
-    settings = Settings(levels=levels, batch=batch, seed=seed, **{key: getattr(recipe, key) for key in given})
+    settings = replace(recipe.settings, levels=levels, batch=batch, seed=seed, **{key: value for key, value in given.items() if value is not None})
     path.parent.mkdir(parents=True, exist_ok=True)      # what is wrong with the place is said now, not after the training
-    images = data_sets.load(recipe.data, show=show)
+    images = data_sets.load(data, show=show)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = checkpoints or path.with_suffix("")
     try:

@@ -13,6 +13,7 @@ from neuroflex.compiler.schedule import ScheduleError, longest_first
 from neuroflex.formats import Core
 
 RESOURCES = Path(__file__).parents[2] / "docs" / "resources.json"
+_MOST_GROUPS = 8        # as `ArchConfig.max_groups`
 
 
 def systolic_array(pes):
@@ -82,7 +83,7 @@ def iso_area(config, resources=RESOURCES):
     return IsoArea(ann_pes=int(area // ann), snn_pes=int(area // snn), ann_slices=ann, snn_slices=snn, source="LUT and FF of docs/resources.json")
 
 
-def iso_span(delay, size, pes, *, columns_per_pe, values_per_pe, rows, groups=8):
+def iso_span(delay, size, pes, *, columns_per_pe, values_per_pe, rows):
     """Makespan of a layer's columns on ``pes`` equal PEs, longest first, with the best number of row groups.
 
     Parameters
@@ -94,8 +95,6 @@ def iso_span(delay, size, pes, *, columns_per_pe, values_per_pe, rows, groups=8)
     pes, columns_per_pe, values_per_pe : int
     rows : int
         Output positions, which row groups share.
-    groups : int
-        Most row groups, a power of two.
 
     Returns
     -------
@@ -105,7 +104,7 @@ def iso_span(delay, size, pes, *, columns_per_pe, values_per_pe, rows, groups=8)
     order = np.argsort(-delay, kind="stable")
     best = None
     count = 1
-    while count <= min(groups, pes, rows):
+    while count <= min(_MOST_GROUPS, pes, rows):
         lanes = pes // count
         tiles = -(-len(delay) // (lanes * columns_per_pe))
         while tiles <= len(delay):

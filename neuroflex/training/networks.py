@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from neuroflex.training.settings import Settings
+
 
 class Perceptron(nn.Module):
     """784-256-128-10 with batch norm; ``activation()`` makes each activation."""
@@ -100,7 +102,7 @@ class VGG11(nn.Sequential):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained unless told otherwise.
+    """A network, its data set, and what trains it well.
 
     Attributes
     ----------
@@ -108,35 +110,18 @@ class Recipe:
         Makes the ReLU network.
     data : str
         Name of its data set.
-    epochs, tune_epochs : int
-        Of the ReLU network; of each fine-tuning.
-    small_epochs : int
-        The first ones of ``epochs``, on images of half the size.
-    rate, tune_rate : float
-        Highest rates of AdamW.
-    density : float
-        Share of the weights that pruning leaves.
-    input_levels : int
-        Of the image: 127 keeps all of it that a level holds, up to 15 let SNN columns read it.
-    augment : bool
-        Shift training images by up to 4 pixels and mirror every other one.
+    settings : Settings
     """
 
     module: object
     data: str | None = None
-    epochs: int = 10
-    tune_epochs: int = 2
-    small_epochs: int = 0
-    rate: float = 2e-3
-    tune_rate: float = 1e-3
-    density: float = 1.0
-    input_levels: int = 127
-    augment: bool = False
+    settings: Settings = Settings()
 
 
 RECIPES = {
-    "mnist_mlp": Recipe(module=Perceptron, data="mnist", epochs=8, density=0.2, input_levels=4),
-    "mnist_lenet5": Recipe(module=LeNet5, data="mnist", epochs=4, density=0.3, input_levels=4),
-    "cifar10_resnet20": Recipe(module=ResNet20, data="cifar10", epochs=12, small_epochs=8, rate=6e-3, tune_rate=2e-3, density=0.4, augment=True),
-    "cifar10_vgg11": Recipe(module=VGG11, data="cifar10", epochs=10, rate=3e-3, density=0.2, augment=True),
+    "mnist_mlp": Recipe(module=Perceptron, data="mnist", settings=Settings(epochs=8, density=0.2, input_levels=4)),
+    "mnist_lenet5": Recipe(module=LeNet5, data="mnist", settings=Settings(epochs=4, density=0.3, input_levels=4)),
+    "cifar10_resnet20": Recipe(module=ResNet20, data="cifar10",
+                               settings=Settings(epochs=12, small_epochs=8, rate=6e-3, tune_rate=2e-3, density=0.4, augment=True)),
+    "cifar10_vgg11": Recipe(module=VGG11, data="cifar10", settings=Settings(epochs=10, rate=3e-3, density=0.2, augment=True)),
 }

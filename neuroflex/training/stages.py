@@ -1,6 +1,6 @@
 """From a ReLU network to integers: train, prune, put QCFS in place of ReLU, fine-tune, import. Each stage has its checkpoint."""
 
-__all__ = ["Settings", "Trained", "integer_accuracy", "train"]
+__all__ = ["Trained", "integer_accuracy", "train"]
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,43 +19,7 @@ PIXEL = 1 / 255             # what a byte is to a module
 CALIBRATION = 512           # training images for clip values
 TRIED = 16                  # training images that the untrained module is tried with
 RANGES = 1000               # training images for the range of the logits
-MOST_AUTO = 8               # levels that adaptive activations have at most: what the SNN core takes by default
 TOLERANCE = 0.03            # share of a squared activation that adaptive levels may lose
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What decides the result, besides the module and the data.
-
-    Attributes
-    ----------
-    epochs, tune_epochs : int
-        Of the ReLU network; of each fine-tuning.
-    small_epochs : int
-        The first ones of ``epochs``, on images of half the size.
-    rate, tune_rate : float
-        Highest rates of AdamW.
-    levels : int or "auto"
-        L of every activation; "auto" takes for each the fewest, at most 8, that lose at most 3 % of its squared values.
-    density : float
-        Share of the weights that pruning leaves, 1 for no pruning. The last layer keeps all.
-    input_levels : int
-        Of the image.
-    augment : bool
-    batch, seed : int
-    """
-
-    epochs: int
-    tune_epochs: int
-    small_epochs: int
-    rate: float
-    tune_rate: float
-    levels: int | str
-    density: float
-    input_levels: int
-    augment: bool
-    batch: int = 128
-    seed: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,8 +108,8 @@ def train(make, data, settings, *, name, folder, resume=False, device="cpu", kep
               density=settings.density, **tuning)
         masks = [(weight != 0).to(weight.dtype) for weight in prunable(module)]
     with show.step(f"{name}: QCFS in place of ReLU, {settings.levels} levels"):
-        start, auto = fingerprint(module), settings.levels == "auto"
-        module = calibrate(module, data.x_train[:CALIBRATION], levels=MOST_AUTO if auto else settings.levels, tolerance=TOLERANCE if auto else None,
+        start = fingerprint(module)
+        module = calibrate(module, data.x_train[:CALIBRATION], levels=settings.most_levels, tolerance=TOLERANCE if settings.levels == "auto" else None,
                            input_levels=settings.input_levels, pixel_scale=PIXEL)
     stage("qcfs", module, f"fine-tune with {settings.levels} levels", f"qcfs-{settings.levels}-{settings.density:g}.pt", masks, start=start,
           levels=settings.levels, density=settings.density, input_levels=settings.input_levels, **tuning)
@@ -178,7 +142,7 @@ def _try(make, data, settings, name):
         raise TrainingError(f"{name}: the module does not take images of shape {data.x_train.shape[1:]}: {error}") from error
     if shape != want:
         raise TrainingError(f"{name}: the module gives {shape} for {len(images)} images; one number for each of {len(data.classes)} classes, {want}, is needed")
-    module = calibrate(module, images, levels=MOST_AUTO if settings.levels == "auto" else settings.levels, input_levels=settings.input_levels, pixel_scale=PIXEL)
+    module = calibrate(module, images, levels=settings.most_levels, input_levels=settings.input_levels, pixel_scale=PIXEL)
     import_torch(module, images.shape[1:], name=name, pixel_scale=PIXEL, calibration=images)
 
 
