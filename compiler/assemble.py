@@ -5,19 +5,23 @@ add) are gathered into one weighted sum of quantised tensors, in real numbers, u
 hardware layer. Whatever cannot be expressed that way is refused by name and place.
 """
 
-__all__ = ["INPUT", "Assembler", "Image", "ImportRefused", "Sum", "Tensor", "Term", "pair"]
+__all__ = ["INPUT", "Assembler", "Image", "ImportRefused", "Real", "Sum", "Tensor", "Term", "pair"]
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from neuroflex.compiler.fit import HALF_UP, ThresholdTooSmall, fit_column, split_repeated
+from neuroflex.compiler.host import HostStep, Operand
 from neuroflex.compiler.network import MAX_KERNEL, MAX_REPEAT, Concat, InputSpec, Layer, Network, NetworkError, Source, Window
+from neuroflex.compiler.split import Segment, SplitNetwork
 from neuroflex.formats import MAX_LEVEL
 from neuroflex.sim.network import accumulate, evaluate, gather, quantise
+from neuroflex.sim.split import run_steps
 
 INPUT = InputSpec.name
 PACK_BELOW = 16       # an input of fewer channels than this is packed window by window
+_BATCH = 100          # calibration images whose tensors are held at a time, with host steps
 
 
 class ImportRefused(NetworkError):
@@ -43,6 +47,14 @@ class Tensor:
 class Image:
     """The network's argument, before anything quantised it."""
 
+    shape: tuple
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+    """Real numbers (C, H, W) that a host step makes."""
+
+    name: str
     shape: tuple
 
 
@@ -124,6 +136,8 @@ class Assembler:
     input: InputSpec | None = None
     layers: list = field(default_factory=list)
     concats: list = field(default_factory=list)
+    steps: list = field(default_factory=list)
+    shapes: dict = field(default_factory=dict)
     report: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
 
@@ -135,10 +149,14 @@ class Assembler:
         metadata = dict(metadata or {})
         if about is not None:
             metadata["import"] = about | {"layers": self.report, "notes": self.notes}
+        if self.steps:
+            return SplitNetwork(name=name, steps=self.split(self.layers[-1].name), metadata=metadata, examples=examples)
         return Network(name=name, input=self.input, layers=self.layers, concats=self.concats, metadata=metadata, examples=examples)
 
     def result(self, value):
         """Checks what the source graph returns."""
+        if isinstance(value, Real):
+            self.refuse("it is computed by the host; the last operation must be a layer on the cores")
         if isinstance(value, Tensor) and value.name == INPUT or not isinstance(value, (Tensor, Sum)):
             self.refuse("one tensor computed by at least one layer is needed")
         if isinstance(value, Tensor) and value.name != self.layers[-1].name:
@@ -147,12 +165,18 @@ class Assembler:
 
     # -- operands ---------------------------------------------------------------------------------------------------
 
+    @property
+    def of_host(self):
+        return f"its operand is computed by the host, in real numbers; put {self.closer} before it, which makes levels of them"
+
     def tensor(self, value, name="average"):
         """``value`` as a stored tensor; an average that nothing closes is rounded to as many levels as fit."""
         if isinstance(value, Image):
             self.refuse(f"the image must be quantised by {self.closer} before anything else")
         if isinstance(value, Sum):
             return self.close_average(value, name)
+        if isinstance(value, Real):
+            self.refuse(self.of_host)
         if not isinstance(value, Tensor):
             self.refuse(f"its operand must be a tensor, not {value!r}")
         return value
@@ -169,6 +193,8 @@ class Assembler:
             return Sum((Term(value, Window(), np.eye(value.shape[0])),), np.zeros(value.shape[0]), value.shape)
         if isinstance(value, Image):
             self.refuse(f"the image must be quantised by {self.closer} before anything else")
+        if isinstance(value, Real):
+            self.refuse(self.of_host)
         if not isinstance(value, Sum):
             self.refuse(f"its operand must be a tensor, not {value!r}")
         return value
@@ -299,7 +325,7 @@ class Assembler:
                          np.ones(n, int), x.levels, x.step)
 
     def unique(self, name):
-        taken = {INPUT, *(layer.name for layer in self.layers), *(concat.name for concat in self.concats)}
+        taken = {INPUT, *(named.name for named in (*self.layers, *self.concats, *self.steps))}
         if name in taken:
             name = next(f"{name}_{i}" for i in range(2, 1 << 30) if f"{name}_{i}" not in taken)
         return name
@@ -400,17 +426,18 @@ class Assembler:
 
     # -- closing a sum into a layer ---------------------------------------------------------------------------------
 
-    def close(self, name, value, step, levels, rounding=HALF_UP):
-        """The layer that turns a sum into levels; ``step`` is the real value of one."""
+    def close(self, name, value, step, levels, rounding=HALF_UP, zero=0):
+        """The layer that turns a sum into levels; ``step`` is the real value of one, or that of each column, ``zero`` the level that stands for 0."""
         x = self.sum(value)
         sources, terms = self.sources(x)
+        steps = np.broadcast_to(np.asarray(step, np.float64), (x.shape[0],))
         repeats = [source.repeat for source in sources]
         real, peaks = [term.real for term in terms], [term.peaks for term in terms]
         weights, bias, theta, worst = [], [], [], []
         for column in range(x.shape[0]):
             try:
-                fitted = fit_column([v[column] for v in real], float(x.bias[column]), step, peaks, repeats=repeats, levels=levels,
-                                    rounding=rounding)
+                fitted = fit_column([v[column] for v in real], float(x.bias[column] + zero * steps[column]), float(steps[column]), peaks, repeats=repeats,
+                                    levels=levels, rounding=rounding)
             except ThresholdTooSmall as error:
                 self.refuse(f"the threshold of column {column} rounds to 0: its weights ({error.largest:g} per input level) are "
                             f"too large for output steps of {step:g}; train with a larger clip value or fewer levels")
@@ -419,10 +446,10 @@ class Assembler:
             theta.append(fitted.theta)
             worst.append(fitted.worst)
         name = self.unique(name)
-        more = int(np.ceil(x.slack / step - 1e-9))
+        more = int(np.ceil(x.slack / steps.min() - 1e-9))
         self.report[name] = {"columns": x.shape[0], "equal_columns": 0 if more else int(sum(w == 0 for w in worst)),
                              "most_levels_apart": min(max(worst) + more, levels)}
-        return self.emit(name, x, sources, np.array(weights).T, bias, theta, np.full(x.shape[0], levels), np.full(x.shape[0], step))
+        return self.emit(name, x, sources, np.array(weights).T, bias, theta, np.full(x.shape[0], levels), steps)
 
     def sources(self, x):
         """Sources of a sum and their terms, the skip branch last."""
@@ -477,6 +504,23 @@ class Assembler:
         return self.emit(self.unique(name), x, [Source(tensor=term.tensor.name, **vars(term.window))], ones.T.astype(np.int64), zero,
                          zero + theta, zero + levels, term.tensor.step * theta * factor)
 
+    def calibration_tensors(self, names, images):
+        """Tensors of levels by name, for raw images."""
+        levels = quantise(self.input, images)
+        if not self.steps:
+            if not self.layers:
+                return {INPUT: levels}
+            trace = evaluate(Network(name="calibration", input=self.input, layers=self.layers, concats=self.concats), levels, quantised=True)
+            return {name: trace.tensor(name) for name in names}
+        before, parts = self.split(), {name: [] for name in names}
+        source, program = self.program(names)
+        for start in range(0, len(levels), _BATCH):
+            tensor = run_steps(before, levels[start:start + _BATCH]).tensors[source]
+            trace = evaluate(program, tensor, quantised=True) if program else None
+            for name, found in parts.items():
+                found.append(tensor if name == source else trace.tensor(name))
+        return {name: np.concatenate(found) for name, found in parts.items()}
+
     def close_logits(self, x, calibration, name="logits"):
         """Last layer that nothing quantises: 128 levels over the range of the largest logits, one scale for all classes."""
         if calibration is None:
@@ -492,12 +536,7 @@ class Assembler:
         weights = np.array([np.concatenate([split_repeated(np.rint(v[column] / unit).astype(np.int64), r) for v, r in zip(real, repeats)])
                             for column in range(x.shape[0])]).T
         bias = np.rint(x.bias / unit).astype(np.int64)
-        levels = quantise(self.input, calibration)
-        tensors = {INPUT: levels}
-        if self.layers:
-            trace = evaluate(Network(name="calibration", input=self.input, layers=self.layers, concats=self.concats), levels,
-                             quantised=True)
-            tensors = {s.tensor: trace.tensor(s.tensor) for s in sources}
+        tensors = self.calibration_tensors([s.tensor for s in sources], calibration)
         rows = np.concatenate([gather(tensors[s.tensor], s, s.repeat) for s in sources], axis=-1)
         ranked = np.sort((accumulate(rows, weights) + bias).reshape(-1, x.shape[0]), axis=1)
         # Lower logits may clip at 0: only the highest has to stay distinct. An eighth of the range is kept on both sides
@@ -507,3 +546,91 @@ class Assembler:
         theta = -(-(high - low + 2 * margin) // MAX_LEVEL)
         bias -= low - margin
         return self.emit(self.unique(name), x, sources, weights, bias, [theta] * x.shape[0], np.full(x.shape[0], MAX_LEVEL), unit * theta)
+
+    # -- steps of the host ------------------------------------------------------------------------------------------
+
+    def step(self, kind, name, operands, shape, **parameters):
+        """A host step; ``operands`` are pairs of a value and its first channel, or values."""
+        pairs = [operand if isinstance(operand, tuple) else (operand, 0) for operand in operands]
+        width = pairs[0][0].shape[0] if kind != "attention" else shape[0]
+        try:
+            self.steps.append(HostStep(name=self.unique(name), kind=kind, parameters=parameters,
+                                       sources=[Operand(tensor=value.name, first=first, channels=width) for value, first in pairs]))
+        except NetworkError as error:
+            self.refuse(str(error))
+        self.shapes[self.steps[-1].name] = tuple(shape)
+        return Real(self.steps[-1].name, tuple(shape))
+
+    def real(self, value):
+        """``value`` as real numbers on the host."""
+        if isinstance(value, Tensor):
+            known = next((step for step in self.steps if step.kind == "values" and step.sources[0].tensor == value.name), None)
+            if known is not None:
+                return Real(known.name, value.shape)
+            return self.step("values", f"{value.name}_values", [value], value.shape, step=value.step, zero=np.zeros(value.shape[0]))
+        if isinstance(value, Sum):
+            self.refuse("its operand is a sum on the cores, which give levels only; put a HandOver between them, or calibrate the network, which does")
+        if not isinstance(value, Real):
+            self.refuse(f"its operand must be a tensor, not {value!r}")
+        return value
+
+    def hand_over(self, name, value, step, levels, zero):
+        """A layer whose levels the host reads as ``step·(level − zero)``."""
+        x = self.unpooled(value)
+        if np.shape(step) != (x.shape[0],):
+            self.refuse(f"it has {len(step)} channels; its operand has {x.shape[0]}")
+        tensor = self.close(name, x, step, levels, zero=zero)
+        return self.step("values", f"{tensor.name}_values", [tensor], tensor.shape, step=step, zero=np.full(x.shape[0], zero))
+
+    def levels(self, name, value, clip, levels):
+        """Real numbers of the host as levels for the cores."""
+        made = self.step("levels", name, [value], value.shape, clip=clip, levels=levels)
+        return Tensor(made.name, made.shape, np.full(made.shape[0], clip / levels), np.full(made.shape[0], levels))
+
+    def program(self, roots):
+        """``(source, network)`` of the layers that the tensors ``roots`` need: the tensor that they read, and None where there are no layers."""
+        layers, concats = {layer.name: layer for layer in self.layers}, {concat.name: concat for concat in self.concats}
+        found, joined, outside, left = set(), set(), {}, list(roots)
+        while left:
+            name = left.pop()
+            if name in concats:
+                joined.add(name)
+                left += concats[name].parts
+            elif name in layers and name not in found:
+                found.add(name)
+                left += [source.tensor for source in layers[name].sources]
+            elif name not in layers:
+                outside[name] = True
+        if len(outside) != 1:
+            self.refuse(f"it reads {' and '.join(map(repr, outside))}, all made by the host; layers that run as one program read one tensor")
+        source = next(iter(outside))
+        if not found:
+            return source, None
+        own = [replace(layer, sources=[replace(s, tensor=INPUT) if s.tensor == source else s for s in layer.sources])
+               for layer in self.layers if layer.name in found]
+        spec = self.input
+        if source != INPUT:
+            step = next(step for step in self.steps if step.name == source)
+            spec = InputSpec(**dict(zip(("channels", "height", "width"), self.shapes[source])), levels=step.parameters["levels"],
+                             full_scale=float(step.parameters["levels"]))
+        return source, Network(name=own[-1].name, input=spec, layers=own, concats=[concat for concat in self.concats if concat.name in joined])
+
+    def split(self, result=None):
+        """Segments and host steps in order, for all of ``steps`` and, if given, for the tensor ``result``."""
+        layers, steps, done = {layer.name for layer in self.layers}, [], set()
+
+        def segment(name):
+            source, network = self.program([name])
+            twice = done & {layer.name for layer in network.layers}
+            if twice:
+                self.refuse(f"layer {sorted(twice)[0]!r} is read by the host and by other layers, or by several that the host reads; a program gives one tensor")
+            done.update(layer.name for layer in network.layers)
+            steps.append(Segment(source=source, network=network))
+
+        for step in self.steps:
+            if step.sources[0].tensor in layers and step.sources[0].tensor not in {made.name for made in steps}:
+                segment(step.sources[0].tensor)
+            steps.append(step)
+        if result is not None:
+            segment(result)
+        return steps

@@ -15,7 +15,7 @@ The file format is described in ``docs/network_format.md``.
 
 __all__ = [
     "ACCUMULATOR_BITS", "FORMAT_VERSION", "MAX_KERNEL", "MAX_REPEAT", "Concat", "Examples", "InputSpec", "Layer",
-    "Network", "NetworkError", "Source", "Window",
+    "Network", "NetworkError", "SPLIT_VERSION", "Source", "Window", "seal", "unseal",
 ]
 
 import hashlib
@@ -33,6 +33,8 @@ from neuroflex.atomic import write_atomically
 from neuroflex.formats import MAX_LEVEL
 
 FORMAT_VERSION = 2         # 1: without concatenations; still written for networks that have none
+SPLIT_VERSION = 4          # with host steps: `neuroflex.compiler.split`. No single flipped bit makes it of another version
+_VERSIONS = 1, FORMAT_VERSION, SPLIT_VERSION
 MAX_KERNEL = 7
 MAX_REPEAT = 15
 ACCUMULATOR_BITS = 32
@@ -469,7 +471,7 @@ class Network:
             arrays |= {f"example_{name}": value for name, value in vars(self.examples).items()}
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays)
-        return _seal(stream.getvalue(), FORMAT_VERSION if self.concats else 1)
+        return seal(stream.getvalue(), FORMAT_VERSION if self.concats else 1)
 
     def save(self, path):
         """Write the network file at ``path``, replacing it in one step: a reader never sees half a file."""
@@ -478,7 +480,9 @@ class Network:
     @classmethod
     def from_bytes(cls, data, *, origin="network file"):
         """Read what `to_bytes` wrote; anything else is refused with a `NetworkError` that names ``origin``."""
-        body = _unseal(data, origin)
+        body, version = unseal(data, origin)
+        if version == SPLIT_VERSION:
+            raise NetworkError(f"{origin}: holds a network with steps of the host, which is no single program")
         with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
             arrays = dict(arrays)
         header = json.loads(arrays["header"].tobytes())
@@ -508,26 +512,28 @@ class Network:
 # The seal is the ZIP archive's comment: format, version and the SHA-256 of every other byte of the file. The archive stays
 # readable by numpy.load, and no bit of it, in use or not, can change without being noticed.
 
-def _seal(archive, version):
+def seal(archive, version):
+    """The bytes of an ``.npz`` archive with a seal of that format version at the end."""
     if archive[-2:] != b"\0\0":
         raise AssertionError("numpy wrote an archive that does not end in an empty comment")
     seal = _MAGIC + b"%04d sha256=%s" % (version, hashlib.sha256(archive).hexdigest().encode())
     return archive[:-2] + struct.pack("<H", len(seal)) + seal
 
 
-def _unseal(data, origin):
+def unseal(data, origin):
+    """``(archive, version)`` of a sealed file; `NetworkError` with ``origin`` when it is cut short, damaged or of an unknown version."""
     if not zipfile.is_zipfile(io.BytesIO(data)) and _MAGIC not in data[-_SEAL_BYTES:]:
         raise NetworkError(f"{origin}: not a network file, or cut short: it does not end in a NeuroFlex seal")
     seal = data[-_SEAL_BYTES:]
     if not seal.startswith(_MAGIC):
         raise NetworkError(f"{origin}: not a NeuroFlex network file, or damaged: its seal is missing")
     version = seal[len(_MAGIC):len(_MAGIC) + 4]
-    if version not in [b"%04d" % known for known in range(1, FORMAT_VERSION + 1)]:
+    if version not in [b"%04d" % known for known in _VERSIONS]:
         raise NetworkError(f"{origin}: network format version {version.decode('ascii', 'replace')!r}; this program reads "
-                           f"versions 0001 to {FORMAT_VERSION:04d}")
+                           f"versions {', '.join(f'{known:04d}' for known in _VERSIONS)}")
     archive = data[:-_SEAL_BYTES - 2] + b"\0\0"
     expected = b" sha256=" + hashlib.sha256(archive).hexdigest().encode()
     length = data[-_SEAL_BYTES - 2:-_SEAL_BYTES]
     if seal[len(_MAGIC) + 4:] != expected or length != struct.pack("<H", _SEAL_BYTES):
         raise NetworkError(f"{origin}: damaged: the content does not match its SHA-256 checksum")
-    return archive
+    return archive, int(version)

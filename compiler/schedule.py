@@ -13,7 +13,7 @@ from numba import njit
 from neuroflex.formats import Core
 from neuroflex.sim.cost import CostModel, column_costs
 from neuroflex.sim.energy import energy_table
-from neuroflex.sim.network import evaluate
+from neuroflex.sim.split import evaluate
 
 METHODS = ("min_edp", "all_ann", "all_snn", "layerwise", "random", "brute_force")
 BRUTE_FORCE_COLUMNS = 12
@@ -361,7 +361,7 @@ def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_l
 
 
 def profile(network, images=None):
-    """Run calibration images (those kept with the network by default) and return their `neuroflex.sim.network.Trace`."""
+    """Run calibration images (those kept with the network by default) and return their trace, of `neuroflex.sim.split.evaluate`."""
     if images is None:
         if network.examples is None or not len(network.examples.calibration_images):
             raise ScheduleError(f"network {network.name!r} holds no calibration images; give some")

@@ -3,6 +3,7 @@
 __all__ = ["best_clip", "calibrate", "choose"]
 
 import copy
+import operator
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from neuroflex.compiler.assemble import ImportRefused
 from neuroflex.compiler.torch_import import trace
-from neuroflex.compiler.torch_qcfs import QCFS
+from neuroflex.compiler.torch_qcfs import QCFS, HandOver
 from neuroflex.formats import MAX_LEVEL
 
 _MODULES = (nn.ReLU, nn.ReLU6)
@@ -19,12 +20,21 @@ _FUNCTIONS = (torch.relu, torch.relu_, functional.relu, functional.relu_, functi
 _METHODS = ("relu", "relu_")
 _POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _POOL_FUNCTIONS = (functional.avg_pool2d, functional.adaptive_avg_pool2d)
+_LINEAR = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_HOST_MODULES = (nn.LayerNorm, nn.Softmax)
+_HOST = (functional.layer_norm, functional.scaled_dot_product_attention, functional.softmax, torch.softmax, torch.mean, torch.matmul, torch.bmm, operator.matmul,
+         "mean", "softmax", "matmul", "bmm")
 _BINS = 4096
 _BATCH = 256
+_ROWS = 4096            # values of a channel that a hand-over's range is chosen from, about
+_SHARES = np.linspace(0.1, 1.0, 46)
 
 
-def calibrate(module, images, *, levels, tolerance=None, input_levels=None, pixel_scale=1.0):
+def calibrate(module, images, *, levels, tolerance=None, input_levels=None, host_levels=None, pixel_scale=1.0):
     """A copy of a ReLU network with a `QCFS` in place of each ReLU and one in front, for `import_torch`.
+
+    Where the host reads what a layer on the cores computes (before a layer norm, attention, an addition on the host), there is a `HandOver` then.
 
     Each clip value is the one with the smallest mean squared error between ReLU and QCFS on the activations that the images
     cause. Nothing is trained; with few levels, fine-tuning afterwards gains accuracy.
@@ -43,6 +53,8 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, pixe
         statistics), the criterion is ours.
     input_levels : int, optional
         Of the image; ``levels`` by default. Its full scale is the largest pixel of the images.
+    host_levels : int, optional
+        Of each channel that the cores hand to the host, 127 by default.
     pixel_scale : float
         What one unit of a raw pixel is to the module.
 
@@ -72,6 +84,10 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, pixe
         raise ImportRefused(f"tolerance must be a share of the squared activation between 0 and 1, not {tolerance!r}")
     averages = [node for node in graph.nodes if _is_average(node, modules) and not all(user in relus for user in node.users)]
     clips = _clips(module, relus, averages, pixels, levels, tolerance)
+    handed = _handed_over(graph, modules)
+    ranges = _ranges(module, handed, pixels, host_levels or MAX_LEVEL) if handed else {}
+    for node, hand_over in ranges.items():
+        _append(module, graph, node, f"{node.name}_out", hand_over)
     for index, node in enumerate(relus):
         _replace(module, graph, node, f"qcfs{index + 1}", QCFS(*clips[node]))
     for index, node in enumerate(node for node in averages if node in clips):
@@ -83,6 +99,64 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, pixe
     return module.to(parameter).eval()        # where the module is, also the QCFS
 
 
+def _handed_over(graph, modules):
+    """Nodes whose sums the cores have to hand to the host: those that a host operation reads, looking through changes of shape."""
+    place = {}       # node → the node whose values it has, and whether these are "levels", "sums" or of the "host"
+    found = {}
+
+    def read(node):
+        for operand in node.all_input_nodes:
+            producer, kind = place[operand]
+            if kind == "sums":
+                found[producer] = None
+
+    for node in graph.nodes:
+        operands = [place[operand] for operand in node.all_input_nodes if operand in place]
+        kinds = {kind for _, kind in operands}
+        module = type(modules[node.target]) if node.op == "call_module" else None
+        if node.op in ("placeholder", "output"):
+            place[node] = node, "levels"
+        elif node.op == "get_attr":
+            place[node] = node, "host"
+        elif _is_relu(node, modules):
+            place[node] = node, "levels"
+        elif module in _HOST_MODULES or module is None and node.target in _HOST or node.target in _ADDITIONS and "host" in kinds:
+            read(node)
+            place[node] = node, "host"
+        elif module in _LINEAR or node.target in _ADDITIONS and operands:
+            place[node] = node, "sums"
+        else:
+            place[node] = operands[0] if operands else (node, "levels")
+    return list(found)
+
+
+@torch.no_grad()
+def _ranges(module, nodes, pixels, levels):
+    """A `HandOver` for each node: each channel's range is the one with the smallest squared error on the images."""
+    seen = {node: [] for node in nodes}
+    dims = {}
+
+    def keep(node, _, result):
+        if not torch.isfinite(result).all():
+            raise ImportRefused(f"{node.name!r}: it is NaN or infinite on calibration images; check the weights")
+        dims[node] = 1 if result.ndim == 4 else -1
+        rows = result.movedim(dims[node], -1).reshape(-1, result.shape[dims[node]])
+        seen[node].append(rows[::max(len(rows) * len(pixels) // (_ROWS * min(_BATCH, len(pixels))), 1)].double().cpu().numpy())
+
+    recorder = _Recorder(module, set(nodes), keep)
+    for batch in pixels.split(_BATCH):
+        recorder.run(batch)
+    found = {}
+    for node, parts in seen.items():
+        values = np.concatenate(parts)
+        zero = (levels + 1) // 2
+        top = np.maximum(np.abs(values).max(axis=0), 1e-6 * max(np.abs(values).max(), 1e-30))
+        steps = _SHARES[:, None] * top / zero
+        error = [((values - step * np.clip(np.floor(values / step + 0.5), -zero, levels - zero)) ** 2).sum(axis=0) for step in steps]
+        found[node] = HandOver(levels, steps[np.argmin(error, axis=0), np.arange(len(top))] * zero, dim=dims[node])
+    return found
+
+
 def _is_relu(node, modules):
     if node.op == "call_module":
         return isinstance(modules[node.target], _MODULES)
@@ -90,6 +164,8 @@ def _is_relu(node, modules):
 
 
 def _is_average(node, modules):
+    if node.all_input_nodes and node.all_input_nodes[0].op == "get_attr":
+        return False
     return node.op == "call_module" and isinstance(modules[node.target], _POOLS) or node.op == "call_function" and node.target in _POOL_FUNCTIONS
 
 

@@ -1,6 +1,6 @@
-"""The QCFS activation as a PyTorch module. Needs the ``torch`` extra."""
+"""The QCFS activation, and the quantiser between cores and host, as PyTorch modules. Needs the ``torch`` extra."""
 
-__all__ = ["QCFS"]
+__all__ = ["HandOver", "QCFS"]
 
 import torch
 from torch import nn
@@ -66,3 +66,66 @@ class QCFS(nn.Module):
 
     def extra_repr(self):
         return f"levels={self.levels}, clip={self.clip.item():g}"
+
+
+class _SignedStaircase(torch.autograd.Function):
+    """``step·clip(floor(z/step + 1/2), −zero, levels − zero)`` with ``step = clip/zero``, the gradients as for QCFS."""
+
+    @staticmethod
+    def forward(ctx, z, clip, levels, zero):
+        ctx.save_for_backward(z, clip)
+        ctx.sizes = levels, zero
+        step = clip / zero
+        return _signed(z, step, levels, zero).mul_(step)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        z, clip = ctx.saved_tensors
+        levels, zero = ctx.sizes
+        step = clip / zero
+        q = _signed(z, step, levels, zero)
+        share = z / step
+        inside = (share >= -zero) & (share <= levels - zero)
+        of_clip = (gradient * (q - share * inside)).sum_to_size(clip.shape) / zero if ctx.needs_input_grad[1] else None
+        return gradient * inside, of_clip, None, None
+
+
+def _signed(z, step, levels, zero):
+    return (z / step).add_(0.5).floor_().clamp_(-zero, levels - zero)
+
+
+class HandOver(nn.Module):
+    """What the cores hand to the host: a layer's sums as levels about a middle one, which stands for 0.
+
+    ``step·clip(floor(z/step + 1/2), −zero, levels − zero)`` with ``zero = ⌈levels/2⌉`` and ``step = clip/zero`` for each channel: the layer's
+    columns give ``0 … levels``, the host subtracts ``zero`` and multiplies.
+
+    Parameters
+    ----------
+    levels : int
+        1 … 127. Up to those of SNN columns, so that they can take the layer.
+    clip : float array (C,)
+        Initial value of each channel's range, positive.
+    dim : int
+        Axis of the channels: 1, or −1 behind linear layers.
+    """
+
+    def __init__(self, levels, clip, *, dim=-1):
+        super().__init__()
+        if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MAX_LEVEL:
+            raise ValueError(f"HandOver levels must be an integer in 1 … {MAX_LEVEL}, not {levels!r}")
+        clip = torch.as_tensor(clip).float().reshape(-1)
+        if not (clip > 0).all():
+            raise ValueError("every HandOver clip must be positive")
+        if dim not in (1, -1):
+            raise ValueError(f"HandOver dim must be 1 or -1, not {dim!r}")
+        self.levels, self.zero, self.dim = levels, (levels + 1) // 2, dim
+        self.clip = nn.Parameter(clip)
+
+    def forward(self, z):
+        """Quantised ``z``, same shape."""
+        clip = self.clip if self.dim == -1 else self.clip.reshape(-1, *[1] * (z.dim() - 2))
+        return _SignedStaircase.apply(z, clip, self.levels, self.zero)
+
+    def extra_repr(self):
+        return f"levels={self.levels}, {len(self.clip)} channels, dim={self.dim}"

@@ -89,17 +89,30 @@ def memory_trace(latency, memory_seed):
 
 
 # --- input ---------------------------------------------------------------------------------------------
-def load_network(name, shapes=()):
-    """A network by zoo name or file; ``shapes`` are names that the command takes besides, for the message when it is neither."""
+def load_network(name, shapes=(), *, split=False):
+    """A network by zoo name or file, or FILE:SEGMENT of one with host steps.
+
+    ``shapes`` are names that the command takes besides, for the message when it is neither; ``split`` says that it takes host steps.
+    """
     from neuroflex import zoo
-    from neuroflex.compiler.network import Network
+    from neuroflex.compiler.split import SplitNetwork, load
 
     if name in zoo.names():
         return zoo.load(name)
+    file, colon, segment = name.rpartition(":")
+    if colon and not Path(name).is_file() and Path(file).is_file():
+        network = load(file)
+        if not isinstance(network, SplitNetwork):
+            raise click.UsageError(f"{file}: has no segments, it is one program; leave :{segment} out")
+        return network.alone(segment)
     if not Path(name).is_file():
         besides = f"a shape ({', '.join(shapes)}), " if shapes else ""
         raise click.UsageError(f"{name!r} is neither {besides}a network of the zoo ({', '.join(zoo.names())}) nor a file of a network or a program")
-    return Network.load(name)
+    network = load(name)
+    if isinstance(network, SplitNetwork) and not split:
+        raise click.UsageError(f"{name}: {network.host_steps[0].title} is computed by the host, so that the network is no single program. `neuroflex compare` takes "
+                               f"it as it is; give one of its segments here, such as {name}:{network.segments[0].name} (`neuroflex info {name}` lists them)")
+    return network
 
 
 def load_subject(name):
@@ -108,7 +121,7 @@ def load_subject(name):
     from neuroflex.compare.traces import spike_counts
 
     if name not in SHAPES:
-        return load_network(name, SHAPES)
+        return load_network(name, SHAPES, split=True)
     if SHAPES[name].trace:
         spike_counts(SHAPES[name])
     return SHAPES[name]

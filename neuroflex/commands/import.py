@@ -38,6 +38,7 @@ def _shape(context, parameter, text):
 @click.option("--pixel-scale", type=float, default=1.0, show_default=True, help="What one unit of a raw pixel is to the network (1/255 is 0.00392157).")
 @click.option("--levels", type=click.IntRange(1, 127), help="ONNX: most levels of a tensor. PyTorch: calibrate ReLUs to this many.")
 @click.option("--tolerance", type=float, help="PyTorch: fewer levels than --levels where this share of the squared activation is lost at most.")
+@click.option("--host-levels", type=click.IntRange(1, 127), help="PyTorch: levels of what the cores hand to the host, 127 by default.")
 @click.option("--input-levels", type=click.IntRange(1, 127), help="PyTorch, NIR: levels of the image.")
 @click.option("--full-scale", type=float, help="NIR: current of the image's highest level.")
 @click.option("--steps", type=click.IntRange(1, 127), help="NIR: time steps.")
@@ -121,7 +122,7 @@ def _test(path):
 def _import(source, name, images, examples, options, show):
     common = {"name": name, "pixel_scale": options["pixel_scale"], "calibration": images, "examples": examples}
     if ":" in source and not Path(source).is_file():
-        kind, run, taken = "PyTorch", _torch, {"image_shape", "levels", "tolerance", "input_levels"}
+        kind, run, taken = "PyTorch", _torch, {"image_shape", "levels", "tolerance", "host_levels", "input_levels"}
     elif source.endswith(".onnx"):
         kind, run, taken = "ONNX", _onnx, {"image_shape", "levels"}
     elif source.endswith(".nir"):
@@ -173,8 +174,8 @@ def _torch(source, common, given, show):
         with show.step(f"calibrate the ReLUs of {source} to {given['levels']} levels with {len(common['calibration'])} images"):
             module = _module("torch_calibrate", "torch").calibrate(module, common["calibration"], levels=given["levels"],
                                                                    tolerance=given.get("tolerance"), input_levels=given.get("input_levels"),
-                                                                   pixel_scale=common["pixel_scale"])
-    elif given.keys() & {"input_levels", "tolerance"}:
-        raise click.UsageError("--input-levels and --tolerance go with --levels: a network with QCFS activations says its own")
+                                                                   host_levels=given.get("host_levels"), pixel_scale=common["pixel_scale"])
+    elif given.keys() & {"host_levels", "input_levels", "tolerance"}:
+        raise click.UsageError("--host-levels, --input-levels and --tolerance go with --levels: a network with QCFS activations says its own")
     with show.step(f"import the PyTorch module {source}"):
         return importer.import_torch(module, given["image_shape"], **common)

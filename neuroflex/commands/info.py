@@ -30,8 +30,8 @@ def command(thing, as_json):
         _image(thing, as_json)
     elif thing in PRESETS or thing.endswith(".toml"):
         _config(load_config(thing), as_json)
-    elif thing in zoo.names() or thing.endswith(".npz"):
-        _network(load_network(thing), as_json)
+    elif thing in zoo.names() or thing.endswith(".npz") or ".npz:" in thing:
+        _network(load_network(thing, split=True), as_json)
     else:
         raise click.UsageError(f"{thing!r} is no preset ({', '.join(PRESETS)}), no network of the zoo ({', '.join(zoo.names())}), and no "
                                ".toml, .npz or program image file")
@@ -70,16 +70,28 @@ def _config(config, as_json):
 
 
 def _network(network, as_json):
-    layers = [{"name": layer.name, "sources": [source.tensor for source in layer.sources], "inputs": layer.weights.shape[0],
+    source_of = {layer.name: segment.source for segment in getattr(network, "segments", ()) for layer in segment.network.layers}
+    layers = [{"name": layer.name, "sources": [source_of.get(layer.name, "input") if source.tensor == "input" else source.tensor for source in layer.sources],
+               "inputs": layer.weights.shape[0],
                "columns": layer.columns, "output": list(network.shape(layer.name)),
                "weight_density": float((layer.weights != 0).mean()), "levels": int(layer.levels.max())} for layer in network.layers]
     result = {"name": network.name, "digest": network.digest, "input": dataclasses.asdict(network.input), "layers": layers,
               "metadata": network.metadata}
+    hosted = []
+    if source_of:
+        steps = [{"name": step.name, "kind": step.kind, "sources": [source.tensor for source in step.sources], "output": list(network.shape(step.name)),
+                  "operations": sum(step.operations(network.shapes).values())} for step in network.host_steps]
+        result |= {"segments": [segment.name for segment in network.segments], "host_steps": steps, "host": network.host, "host_share": network.host_share}
+        hosted = [table("Segments, each a program", ("segment", "reads", "layers"),
+                        ((segment.name, segment.source, len(segment.network.layers)) for segment in network.segments)),
+                  table("Steps of the host", ("step", "kind", "reads", "output C×H×W", "operations"),
+                        ((r["name"], r["kind"], " + ".join(r["sources"]), "×".join(map(str, r["output"])), r["operations"]) for r in steps)),
+                  f"The host does {100 * network.host_share:.2g} % of the operations."]
     emit(as_json, result,
          table(f"Network {network.name}", ("layer", "reads", "K", "columns", "output C×H×W", "weight density", "levels"),
                ((r["name"], " + ".join(r["sources"]), r["inputs"], r["columns"], "×".join(map(str, r["output"])), r["weight_density"],
                  r["levels"]) for r in layers)),
-         *_about_tables(network))
+         *hosted, *_about_tables(network))
 
 
 def _about_tables(network):

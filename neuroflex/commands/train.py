@@ -38,6 +38,7 @@ class _Levels(click.ParamType):
 @click.option("--levels", type=_Levels(), default=8, show_default=True, metavar="L|auto",
               help="Of every activation; auto: for each the fewest, at most 8, that lose at most 3 % of its squared values.")
 @click.option("--input-levels", type=click.IntRange(1, 127), help="Of the image.")
+@click.option("--host-levels", type=click.IntRange(1, 127), help="Of what the cores hand to the host, in networks with steps of the host (layer norm, attention).")
 @click.option("--density", type=click.FloatRange(0, 1, min_open=True), help="Share of the weights that pruning leaves; 1: no pruning.")
 @click.option("--augment/--no-augment", default=None, help="Shift training images by up to 4 pixels, and mirror every other one.")
 @click.option("--batch", type=click.IntRange(2), default=128, show_default=True, help="Images of one step.")
@@ -49,7 +50,7 @@ class _Levels(click.ParamType):
 def command(source, path, data, levels, batch, seed, checkpoints, resume, kept_tests, as_json, **given):
     """Train a network and write it as integers.
 
-    The network is one that has a name (mnist_mlp, mnist_lenet5, cifar10_resnet20, cifar10_vgg11) or FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, a function that
+    The network is one that has a name (mnist_mlp, mnist_lenet5, cifar10_resnet20, cifar10_vgg11, cifar10_vit) or FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, a function that
     makes a PyTorch module of ReLUs (which runs that Python code). It is trained with ReLU, pruned, and fine-tuned with QCFS in place of ReLU. NEUROFLEX_DATA names the folder of
     the data set. A checkpoint is written after every epoch. docs/training.md says more.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from neuroflex.compare import baselines
 from neuroflex.compare.histograms import DENSITY_EDGES, density_shares, level_shares
 from neuroflex.compare.shaped import chained_network, shaped_layer
-from neuroflex.compare.shapes import SHAPES, host_work
+from neuroflex.compare.shapes import SHAPES, NetworkShape, host_work
 from neuroflex.compare.traces import spike_counts
 from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles
 from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, columns_per_pe, profile, schedule, schedule_tiles
@@ -20,9 +20,10 @@ from neuroflex.progress import Silent
 from neuroflex.sim.cost import column_costs, neuron_steps, placed_energy
 from neuroflex.sim.energy import SETS, energy_table
 from neuroflex.sim.memory import MemoryTrace
-from neuroflex.sim.network import evaluate, quantise
+from neuroflex.sim.network import quantise
 from neuroflex.sim.pascif import first_steps
 from neuroflex.sim.run import job_workloads, run_arrays
+from neuroflex.sim.split import evaluate
 
 BASELINES = ("ann_only", "ann_only_iso_area", "snn_only", "snn_only_iso_area", "layerwise", "random", "dense")
 POLICIES = {"hybrid": "min_edp", "ann_only": "all_ann", "snn_only": "all_snn", "layerwise": "layerwise", "random": "random", "dealt": "dealt"}
@@ -80,8 +81,8 @@ def subject_of(which, *, seed=0, rows=None, images=1, show=None):
 
     Parameters
     ----------
-    which : str or neuroflex.compare.shapes.NetworkShape or neuroflex.compiler.network.Network
-        Name of a shape, a shape, or a trained network with images.
+    which : str or NetworkShape or Network or SplitNetwork
+        Name of a shape, a shape, or a trained network with images. Each segment of a split network is a part.
     seed : int
         Of weights and activations of shapes.
     rows : int, optional
@@ -100,7 +101,7 @@ def subject_of(which, *, seed=0, rows=None, images=1, show=None):
     """
     show = show or Silent()
     shape = SHAPES.get(which, which) if isinstance(which, str) else which
-    if hasattr(shape, "host"):
+    if isinstance(shape, NetworkShape):
         parts, seconds = zip(*_shaped_parts(shape, seed, rows, show))
         return Subject(name=shape.name, title=shape.title, parts=list(parts), images=1, densities=shape.densities, source=shape.source,
                        host=shape.host, host_share=host_work(shape), evaluation_seconds=sum(seconds))
@@ -113,10 +114,16 @@ def subject_of(which, *, seed=0, rows=None, images=1, show=None):
     with show.step(f"{network.name}: evaluate {images} images with integers"):
         trace = evaluate(network, tensors, quantised=True)
     seconds = process_time() - started
-    about = network.metadata
+    about, known = network.metadata, profile(network)
+    if hasattr(network, "segments"):
+        work = {"host": network.host, "host_share": network.host_share}
+        parts = [Part(network=segment.network, tensors=trace.tensors[segment.source], trace=trace.segments[segment.name], calibration=known.segments[segment.name])
+                 for segment in network.segments]
+    else:
+        work, parts = {}, [Part(network=network, tensors=tensors, trace=trace, calibration=known)]
     return Subject(name=network.name, title=network.name, images=images, densities="trained weights, real activations",
                    source=str(about.get("data", "a network of your own")), evaluation_seconds=seconds,
-                   parts=[Part(network=network, tensors=tensors, trace=trace, calibration=profile(network))],
+                   parts=parts, **work,
                    accuracy={"float": about.get("accuracy_relu"), "qcfs": about.get("accuracy_float"), "integer": about.get("accuracy_integer")})
 
 

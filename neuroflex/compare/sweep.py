@@ -54,7 +54,7 @@ class Job:
         from neuroflex.commands.common import load_network
         from neuroflex.config import ArchConfig
 
-        which = self.network if self.network in SHAPES else load_network(self.network)
+        which = self.network if self.network in SHAPES else load_network(self.network, split=True)
         subject = subject_of(which, seed=self.seed, rows=self.rows, images=self.images)
         return compare_network(subject, ArchConfig.from_toml(self.config), seed=self.seed, coefficients=self.coefficients, latency=self.latency).result
 
@@ -85,7 +85,7 @@ def sources_of(network):
     from neuroflex.compare.shapes import SHAPES
     from neuroflex.commands.common import load_network
 
-    return hashlib.sha256(f"{_code()} {'' if network in SHAPES else load_network(network).digest}".encode()).hexdigest()
+    return hashlib.sha256(f"{_code()} {'' if network in SHAPES else load_network(network, split=True).digest}".encode()).hexdigest()
 
 
 def jobs_of(networks, configs, seeds, **options):

@@ -1,6 +1,6 @@
 """Networks that ``neuroflex train`` knows by name, with what trains them well."""
 
-__all__ = ["RECIPES", "LeNet5", "Perceptron", "Recipe", "ResNet20", "VGG11"]
+__all__ = ["RECIPES", "LeNet5", "Perceptron", "Recipe", "ResNet20", "VGG11", "VisionTransformer"]
 
 from dataclasses import dataclass
 
@@ -100,6 +100,52 @@ class VGG11(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), nn.Linear(inputs, 10))
 
 
+class _Encoder(nn.Module):
+    """Attention and a perceptron, each behind a layer norm and beside a shortcut. A ReLU stands before every linear layer, so that it reads levels."""
+
+    def __init__(self, width, heads, inner):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+
+    def forward(self, x):
+        batch, tokens, width = x.shape
+        query, key, value = self.qkv(functional.relu(self.norm1(x))).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        y = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, tokens, width)
+        x = x + self.proj(functional.relu(y))
+        return x + self.fc2(functional.relu(self.fc1(functional.relu(self.norm2(x)))))
+
+
+class VisionTransformer(nn.Module):
+    """A small vision transformer for 32×32 images: 64 tokens from two strided convolutions (Xiao et al., NeurIPS 2021), learned positions, mean over tokens.
+
+    Smaller images have fewer tokens, whose positions are means of those of 32×32 images.
+    """
+
+    def __init__(self, *, size=32, width=64, heads=2, depth=3, classes=10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width // 2, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width, 3, 2, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.position = nn.Parameter(torch.zeros(1, width, size // 4, size // 4))
+        nn.init.trunc_normal_(self.position, std=0.02)
+        self.blocks = nn.Sequential(*(_Encoder(width, heads, 2 * width) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.classes = nn.Linear(width, classes)
+
+    def forward(self, x):
+        x = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        x = x + functional.adaptive_avg_pool2d(self.position, x.shape[2:])
+        x = self.blocks(x.flatten(2).transpose(1, 2))
+        return self.classes(functional.relu(self.norm(x).mean(1)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A network, its data set, and what trains it well.
@@ -124,4 +170,5 @@ RECIPES = {
     "cifar10_resnet20": Recipe(module=ResNet20, data="cifar10",
                                settings=Settings(epochs=12, small_epochs=8, rate=6e-3, tune_rate=2e-3, density=0.4, augment=True)),
     "cifar10_vgg11": Recipe(module=VGG11, data="cifar10", settings=Settings(epochs=10, rate=3e-3, density=0.2, augment=True)),
+    "cifar10_vit": Recipe(module=VisionTransformer, data="cifar10", settings=Settings(epochs=10, small_epochs=6, rate=3e-3, density=0.4, augment=True)),
 }

@@ -25,6 +25,8 @@ class Settings:
         Share of the weights that pruning leaves, 1 for no pruning. The last layer keeps all.
     input_levels : int
         Of the image: 127 keeps all of it that a level holds, up to 15 let SNN columns read it.
+    host_levels : int
+        Of what the cores hand to the host between layers, in networks with steps of the host: 127 keep most, up to 15 let SNN columns give it.
     augment : bool
         Shift training images by up to 4 pixels and mirror every other one.
     batch, seed : int
@@ -38,6 +40,7 @@ class Settings:
     levels: int | str = 8
     density: float = 1.0
     input_levels: int = 127
+    host_levels: int = 127
     augment: bool = False
     batch: int = 128
     seed: int = 1

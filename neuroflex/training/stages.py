@@ -11,8 +11,9 @@ import torch
 from neuroflex.compiler.network import Examples
 from neuroflex.compiler.torch_calibrate import calibrate
 from neuroflex.compiler.torch_import import import_torch
+from neuroflex.compiler.torch_qcfs import HandOver
 from neuroflex.progress import Silent
-from neuroflex.sim.network import evaluate
+from neuroflex.sim.split import evaluate
 from neuroflex.training.loop import Checkpoint, TrainingError, accuracy, fingerprint, fit, prunable, prune
 
 PIXEL = 1 / 255             # what a byte is to a module
@@ -62,7 +63,7 @@ def train(make, data, settings, *, name, folder, resume=False, device="cpu", kep
     name : str
         Of the network.
     folder : path
-        Where checkpoints are: ``float.pt``, ``pruned-DENSITY.pt``, ``qcfs-LEVELS-DENSITY.pt``. Other levels start from the same first two.
+        Where checkpoints are: ``float.pt``, ``pruned-DENSITY.pt``, ``qcfs-LEVELS-DENSITY.pt`` (``qcfs-LEVELS-HOST_LEVELS-DENSITY.pt``). Other levels start from the same first two.
     resume : bool
         Go on from checkpoints; otherwise they are made anew.
     device : torch.device or str
@@ -110,9 +111,11 @@ def train(make, data, settings, *, name, folder, resume=False, device="cpu", kep
     with show.step(f"{name}: QCFS in place of ReLU, {settings.levels} levels"):
         start = fingerprint(module)
         module = calibrate(module, data.x_train[:CALIBRATION], levels=settings.most_levels, tolerance=TOLERANCE if settings.levels == "auto" else None,
-                           input_levels=settings.input_levels, pixel_scale=PIXEL)
-    stage("qcfs", module, f"fine-tune with {settings.levels} levels", f"qcfs-{settings.levels}-{settings.density:g}.pt", masks, start=start,
-          levels=settings.levels, density=settings.density, input_levels=settings.input_levels, **tuning)
+                           input_levels=settings.input_levels, host_levels=settings.host_levels, pixel_scale=PIXEL)
+    handed = {"host_levels": settings.host_levels} if any(isinstance(part, HandOver) for part in module.modules()) else {}
+    which = "-".join(map(str, (settings.levels, *handed.values())))
+    stage("qcfs", module, f"fine-tune with {settings.levels} levels", f"qcfs-{which}-{settings.density:g}.pt", masks, start=start,
+          levels=settings.levels, density=settings.density, input_levels=settings.input_levels, **handed, **tuning)
     module = module.cpu().eval()
     with show.step(f"{name}: import as integers"):
         examples = Examples(test_images=data.x_test[:kept_tests], test_labels=data.y_test[:kept_tests], calibration_images=data.x_train[:kept_calibration])
@@ -142,7 +145,7 @@ def _try(make, data, settings, name):
         raise TrainingError(f"{name}: the module does not take images of shape {data.x_train.shape[1:]}: {error}") from error
     if shape != want:
         raise TrainingError(f"{name}: the module gives {shape} for {len(images)} images; one number for each of {len(data.classes)} classes, {want}, is needed")
-    module = calibrate(module, images, levels=settings.most_levels, input_levels=settings.input_levels, pixel_scale=PIXEL)
+    module = calibrate(module, images, levels=settings.most_levels, input_levels=settings.input_levels, host_levels=settings.host_levels, pixel_scale=PIXEL)
     import_torch(module, images.shape[1:], name=name, pixel_scale=PIXEL, calibration=images)
 
 
