@@ -124,6 +124,8 @@ class Assembler:
         Refuse averages that nothing quantises where they have to be rounded, instead of noting it.
     place : str
         The operation at hand, for messages.
+    shapes : dict
+        (C, H, W) of layers and host steps by name.
     report : dict
         Per layer name: how far it is from the source framework's, see `neuroflex.compiler.fit`.
     notes : list of str
@@ -358,7 +360,8 @@ class Assembler:
         last = self.layers[-1] if self.layers else None
         if alone and last is not None and last.name == x.name and last.pool_h == last.pool_w == 1:
             self.layers[-1] = replace(last, pool_h=kernel[0], pool_w=kernel[1])
-            return replace(x, shape=(x.shape[0], x.shape[1] // kernel[0], x.shape[2] // kernel[1]))
+            self.shapes[x.name] = x.shape[0], x.shape[1] // kernel[0], x.shape[2] // kernel[1]
+            return replace(x, shape=self.shapes[x.name])
         return self.copy(x, self.unique(name), kernel)
 
     def overlapping(self, x, name, stride, padding, ceil):
@@ -482,7 +485,7 @@ class Assembler:
                                      pool_w=x.pool[1], step=float(step[0])))
         except NetworkError as error:
             self.refuse(str(error))
-        shape = (n, x.shape[1] // x.pool[0], x.shape[2] // x.pool[1])
+        shape = self.shapes[name] = n, x.shape[1] // x.pool[0], x.shape[2] // x.pool[1]
         return Tensor(name, shape, step, np.asarray(levels, np.int64))
 
     def close_average(self, x, name):
@@ -513,7 +516,7 @@ class Assembler:
             trace = evaluate(Network(name="calibration", input=self.input, layers=self.layers, concats=self.concats), levels, quantised=True)
             return {name: trace.tensor(name) for name in names}
         before, parts = self.split(), {name: [] for name in names}
-        source, program = self.program(names)
+        source, program = self.program(names, self.given())
         for start in range(0, len(levels), _BATCH):
             tensor = run_steps(before, levels[start:start + _BATCH]).tensors[source]
             trace = evaluate(program, tensor, quantised=True) if program else None
@@ -587,8 +590,14 @@ class Assembler:
         made = self.step("levels", name, [value], value.shape, clip=clip, levels=levels)
         return Tensor(made.name, made.shape, np.full(made.shape[0], clip / levels), np.full(made.shape[0], levels))
 
-    def program(self, roots):
-        """``(source, network)`` of the layers that the tensors ``roots`` need: the tensor that they read, and None where there are no layers."""
+    def given(self, result=None):
+        """Layers whose tensors programs give: those that the host reads, and ``result``."""
+        read = {step.sources[0].tensor for step in self.steps if step.reads_levels}
+        return {layer.name for layer in self.layers if layer.name in read or layer.name == result}
+
+    def program(self, roots, given):
+        """``(source, network)`` of the layers that the tensors ``roots`` need from those ``given`` by other programs and the host: the tensor that
+        they read, and None where there are no layers."""
         layers, concats = {layer.name: layer for layer in self.layers}, {concat.name: concat for concat in self.concats}
         found, joined, outside, left = set(), set(), {}, list(roots)
         while left:
@@ -596,13 +605,13 @@ class Assembler:
             if name in concats:
                 joined.add(name)
                 left += concats[name].parts
-            elif name in layers and name not in found:
+            elif name not in layers or name in given and name not in roots:
+                outside[name] = True
+            elif name not in found:
                 found.add(name)
                 left += [source.tensor for source in layers[name].sources]
-            elif name not in layers:
-                outside[name] = True
         if len(outside) != 1:
-            self.refuse(f"it reads {' and '.join(map(repr, outside))}, all made by the host; layers that run as one program read one tensor")
+            self.refuse(f"it needs {' and '.join(map(repr, outside))}, which the host or other programs make; layers that run as one program read one tensor")
         source = next(iter(outside))
         if not found:
             return source, None
@@ -610,25 +619,28 @@ class Assembler:
                for layer in self.layers if layer.name in found]
         spec = self.input
         if source != INPUT:
-            step = next(step for step in self.steps if step.name == source)
-            spec = InputSpec(**dict(zip(("channels", "height", "width"), self.shapes[source])), levels=step.parameters["levels"],
-                             full_scale=float(step.parameters["levels"]))
+            made = next(one for one in (*self.steps, *self.layers) if one.name == source)
+            levels = int(made.levels.max()) if isinstance(made, Layer) else made.parameters["levels"]
+            spec = InputSpec(**dict(zip(("channels", "height", "width"), self.shapes[source])), levels=levels, full_scale=float(levels))
         return source, Network(name=own[-1].name, input=spec, layers=own, concats=[concat for concat in self.concats if concat.name in joined])
 
     def split(self, result=None):
         """Segments and host steps in order, for all of ``steps`` and, if given, for the tensor ``result``."""
-        layers, steps, done = {layer.name for layer in self.layers}, [], set()
+        given, steps, done = self.given(result), [], set()
 
         def segment(name):
-            source, network = self.program([name])
+            if name in done or name not in given:
+                return
+            source, network = self.program([name], given)
+            segment(source)
             twice = done & {layer.name for layer in network.layers}
             if twice:
-                self.refuse(f"layer {sorted(twice)[0]!r} is read by the host and by other layers, or by several that the host reads; a program gives one tensor")
+                self.refuse(f"layer {sorted(twice)[0]!r} is read by several layers that the host reads; a program gives one tensor")
             done.update(layer.name for layer in network.layers)
             steps.append(Segment(source=source, network=network))
 
         for step in self.steps:
-            if step.sources[0].tensor in layers and step.sources[0].tensor not in {made.name for made in steps}:
+            if step.reads_levels:
                 segment(step.sources[0].tensor)
             steps.append(step)
         if result is not None:

@@ -105,7 +105,7 @@ class HandOver(nn.Module):
     levels : int
         1 … 127. Up to those of SNN columns, so that they can take the layer.
     clip : float array (C,)
-        Initial value of each channel's range, positive.
+        Initial value of each channel's range, positive. Its logarithm is what is trained: ranges differ by much, and none can turn negative.
     dim : int
         Axis of the channels: 1, or −1 behind linear layers.
     """
@@ -120,7 +120,12 @@ class HandOver(nn.Module):
         if dim not in (1, -1):
             raise ValueError(f"HandOver dim must be 1 or -1, not {dim!r}")
         self.levels, self.zero, self.dim = levels, (levels + 1) // 2, dim
-        self.clip = nn.Parameter(clip)
+        self.log2_clip = nn.Parameter(clip.log2())
+
+    @property
+    def clip(self):
+        """Range of each channel, (C,)."""
+        return self.log2_clip.exp2()
 
     def forward(self, z):
         """Quantised ``z``, same shape."""
@@ -128,4 +133,4 @@ class HandOver(nn.Module):
         return _SignedStaircase.apply(z, clip, self.levels, self.zero)
 
     def extra_repr(self):
-        return f"levels={self.levels}, {len(self.clip)} channels, dim={self.dim}"
+        return f"levels={self.levels}, {len(self.log2_clip)} channels, dim={self.dim}"

@@ -91,7 +91,8 @@ def test_shapes_have_their_published_sizes():
     assert 5.9e6 < weights["googlenet"] < 7.1e6 and weights["peer_2"] == 34_048
     assert 3.6e9 < SHAPES["resnet34"].macs < 3.7e9 and 1.4e9 < SHAPES["googlenet"].macs < 1.7e9 and 3.1e8 < SHAPES["vgg16"].macs < 3.4e8
     assert [layer.levels_out for layer in SHAPES["vgg16"].layers] == [8, 4, 4, 1, 4, 4, 1, 1, 1, 1, 1, 4, 8, 8, 8, 127]
-    assert 0 < host_work(SHAPES["bert_base"]) < 0.05 and host_work(SHAPES["vgg16"]) == 0
+    assert SHAPES["vit_small"].macs == 196 * (768 * 384 + 12 * (4 * 384 * 384 + 2 * 384 * 1536)) + 384 * 1000
+    assert 0 < host_work(SHAPES["bert_base"]) < 0.05 < host_work(SHAPES["vit_small"]) < 0.1 and host_work(SHAPES["vgg16"]) == 0
 
 
 def test_layers_follow_each_other():

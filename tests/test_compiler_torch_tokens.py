@@ -30,7 +30,7 @@ def exact(module, rng):
             part.weight.data = torch.tensor(rng.uniform(0.5, 2, part.weight.shape))
             part.bias.data = torch.tensor(rng.normal(0, 0.3, part.bias.shape))
         if isinstance(part, HandOver):
-            part.clip.data = torch.tensor(part.zero * rng.choice([0.125, 0.25, 0.5], part.clip.shape))
+            part.log2_clip.data = torch.tensor(np.log2(part.zero * rng.choice([0.125, 0.25, 0.5], part.clip.shape)))
         if isinstance(part, QCFS):
             part.clip.data = torch.tensor(part.levels * 0.25)
     return module
@@ -141,6 +141,8 @@ CASES = {
                         {"a": lambda: QCFS(8), "q": lambda: nn.Linear(C, C), "k": lambda: nn.Linear(C, C), "hq": lambda: HandOver(15, torch.ones(C)),
                          "hk": lambda: HandOver(15, torch.ones(C))}),
     "levels on the host": (lambda s, x: (lambda y: y + s.h(s.f(y)))(s.a(x)), {"a": lambda: QCFS(8), "f": lambda: nn.Linear(C, C), "h": lambda: HandOver(15, torch.ones(C))}),
+    "levels of the cores on the host": (lambda s, x: (lambda y: y + s.h(s.g(y)))(s.b(s.f(s.a(x)))), {
+        "a": lambda: QCFS(8), "f": lambda: nn.Linear(C, C), "b": lambda: QCFS(4), "g": lambda: nn.Linear(C, C), "h": lambda: HandOver(15, torch.ones(C))}),
     "back to a grid": (lambda s, x: s.h(s.f(s.a(x).transpose(1, 2).reshape(-1, C, 2, 2))).flatten(2).transpose(1, 2),
                        {"a": lambda: QCFS(8), "f": lambda: nn.Conv2d(C, C, 3, padding=1), "h": lambda: HandOver(15, torch.ones(C), dim=1)}),
     "pooled positions": (lambda s, x: x.transpose(1, 2).unflatten(2, (2, 2)).flatten(2).transpose(1, 2) + functional.adaptive_avg_pool2d(
@@ -193,7 +195,8 @@ def test_hand_over_values_and_gradient():
     y.sum().backward()
     assert z.grad.tolist() == [[0, 1], [1, 1], [1, 1], [0, 0]]
     # d/dclip of step·round(z/step), step = clip / 2: (level − z/step) / 2 inside, the level / 2 outside.
-    assert np.allclose(hand.clip.grad, [(-2 + (1 - 0.5) + (1 - 1.4) + 2) / 2, ((0 - 0.4) + (1 - 0.5) + (-1 + 0.6) + 2) / 2])
+    of_clip = np.array([(-2 + (1 - 0.5) + (1 - 1.4) + 2) / 2, ((0 - 0.4) + (1 - 0.5) + (-1 + 0.6) + 2) / 2])
+    assert np.allclose(hand.log2_clip.grad, of_clip * [2.0, 1.0] * np.log(2))
     grid = HandOver(4, [2.0, 1.0], dim=1)
     assert torch.equal(grid(z.T.reshape(1, 2, 2, 2)).reshape(2, 4).T, y) and repr(grid) == "HandOver(levels=4, 2 channels, dim=1)"
     for arguments, message in (((0, [1.0]), "levels must be"), ((128, [1.0]), "levels must be"), ((4, [0.0]), "clip must be positive")):
@@ -247,7 +250,7 @@ def test_what_is_refused_at_the_end():
     with pytest.raises(ImportRefused, match="module's result: it is computed by the host"):
         import_torch(exact(Bare(None), np.random.default_rng(0)), (3, 4, 4), name="refused")
     Bare.forward = lambda self, x: self.classes(self.last(self.embedded(self.embed(self.image(x))).mean((2, 3))))
-    with pytest.raises(ImportRefused, match="'embedded' .*clip values must be positive"):
+    with pytest.raises(ImportRefused, match="'embedded' .*clip values must be positive and finite"):
         module = exact(Bare(None), np.random.default_rng(0))
-        module.embedded.clip.data[0] = -1.0
+        module.embedded.log2_clip.data[0] = np.nan
         import_torch(module, (3, 4, 4), name="refused", calibration=images())

@@ -18,7 +18,7 @@ from neuroflex.compiler.torch_calibrate import calibrate  # noqa: E402
 from neuroflex.compiler.torch_import import import_torch  # noqa: E402
 from neuroflex.compiler.torch_qcfs import QCFS  # noqa: E402
 from neuroflex.progress import Silent  # noqa: E402
-from neuroflex.sim.network import evaluate  # noqa: E402
+from neuroflex.sim.split import evaluate  # noqa: E402
 from neuroflex.training import loop  # noqa: E402
 from neuroflex.training.loop import Checkpoint, TrainingError, accuracy, fingerprint, fit, prunable, prune  # noqa: E402
 from neuroflex.training.networks import RECIPES, ResNet20  # noqa: E402
@@ -168,7 +168,7 @@ def test_a_loss_that_is_no_number_stops_training(bars, tmp_path):
 @pytest.mark.parametrize("make, error, message", [
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), TrainingError, r"the module does not take images of shape \(1, 28, 28\): .*mat1 and mat2"),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 9)), TrainingError, r"gives \(16, 9\) for 16 images; one number for each of 10 classes, \(16, 10\), is needed"),
-    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1)), NetworkError, "'2' .Softmax.: this kind of module is not supported"),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1)), NetworkError, "'2' .Softmax.: only the softmax over the last axis of attention"),
 ])
 def test_modules_that_cannot_be_are_refused_at_once(bars, tmp_path, make, error, message):
     with pytest.raises(error, match=message):
@@ -307,7 +307,7 @@ def test_module_of_your_own(call, tmp_path):
 
 
 def test_wrong_calls(call, tmp_path, monkeypatch):
-    for arguments, message in ((["vgg99"], "'vgg99' is neither a network with a name (mnist_mlp, mnist_lenet5, cifar10_resnet20, cifar10_vgg11) nor"),
+    for arguments, message in ((["vgg99"], "'vgg99' is neither a network with a name (mnist_mlp, mnist_lenet5, cifar10_resnet20, cifar10_vgg11, cifar10_vit) nor"),
                                ([f"{tmp_path / 'nets.py'}:make"], "give --data"), ([f"{tmp_path / 'nets.py'}:make", "--data", "mnist"], "no such file"),
                                (["mnist_mlp", "--levels", "128"], "levels must be 1 … 127, or auto"), (["mnist_mlp", "--levels", "few"], "or auto, not 'few'"),
                                (["mnist_mlp", "--density", "0"], "density"), (["cifar10_resnet20"], "cifar10 is not in"),

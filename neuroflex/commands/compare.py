@@ -23,7 +23,7 @@ STEPS = 9       # of one network
 def command(networks, config_name, rows, images, coefficients, latency, report_file, trace_file, seed, as_json):
     """Compare whole networks with every baseline: cycles, energy, energy-delay product, utilisation.
 
-    NETWORK is a shape with synthetic densities (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, peer_2, peer_10, peer_50, peer_100,
+    NETWORK is a shape with synthetic densities (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, vit_small, peer_2, peer_10, peer_50, peer_100,
     loas_vgg16_drawn, loas_alexnet_drawn), one with recorded spikes (loas_vgg16, loas_alexnet: files in the folder that NEUROFLEX_DATA names), a
     trained network of the zoo, or a network file. What each figure means: docs/comparison.md.
     """

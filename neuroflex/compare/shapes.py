@@ -223,23 +223,39 @@ def _googlenet():
                         source="shapes: Szegedy et al., CVPR 2015; 4 levels, activations 35 %, weights 25 % nonzero: assumed")
 
 
-def _bert_base(tokens=128):
-    """The linear layers of BERT-base's twelve encoders."""
-    width, inner, heads, count = 768, 3072, 12, 12
-    grid = dict(height=16, width=tokens // 16, weight_density=0.15)
+def _encoders(height, width, *, channels, inner, heads, count):
+    """Linear layers of a transformer's encoders on ``height × width`` tokens, and the host's work between them."""
+    grid = dict(height=height, width=width, weight_density=0.15)
     layers = []
     for block in range(count):
-        layers += [LayerShape(name=f"{block}.{name}", channels=width, columns=width, activation_density=0.35, **grid)
+        layers += [LayerShape(name=f"{block}.{name}", channels=channels, columns=channels, activation_density=0.35, **grid)
                    for name in ("query", "key", "value", "output")]
-        layers += [LayerShape(name=f"{block}.up", channels=width, columns=inner, activation_density=0.35, **grid),
-                   LayerShape(name=f"{block}.down", channels=inner, columns=width, activation_density=0.12, **grid)]
-    attention = count * 2 * 2 * tokens * tokens * width
-    return NetworkShape(
-        name="bert_base", title=f"BERT-base, {tokens} tokens", layers=tuple(layers),
-        host={"attention products (both operands are activations)": attention, "softmax": count * 5 * heads * tokens * tokens,
-              "layer norm, additions": count * 2 * 9 * tokens * width, "embedding": 2 * tokens * width},
-        source="shapes: Devlin et al., NAACL 2019, linear layers only; 4 levels, activations 35 % (after the nonlinearity 12 %), "
-               "weights 15 % nonzero: assumed")
+        layers += [LayerShape(name=f"{block}.up", channels=channels, columns=inner, activation_density=0.35, **grid),
+                   LayerShape(name=f"{block}.down", channels=inner, columns=channels, activation_density=0.12, **grid)]
+    tokens = height * width
+    host = {"attention products (both operands are activations)": count * 2 * 2 * tokens * tokens * channels, "softmax": count * 5 * heads * tokens * tokens,
+            "layer norm, additions": count * 2 * 9 * tokens * channels}
+    return layers, host
+
+
+_ENCODER_DENSITIES = "4 levels, activations 35 % (after the nonlinearity 12 %), weights 15 % nonzero: assumed"
+
+
+def _bert_base(tokens=128):
+    """The linear layers of BERT-base's twelve encoders."""
+    layers, host = _encoders(16, tokens // 16, channels=768, inner=3072, heads=12, count=12)
+    return NetworkShape(name="bert_base", title=f"BERT-base, {tokens} tokens", layers=tuple(layers), host=host | {"embedding": 2 * tokens * 768},
+                        source=f"shapes: Devlin et al., NAACL 2019, linear layers only; {_ENCODER_DENSITIES}")
+
+
+def _vit_small():
+    """ViT-S/16 for 224×224 images: patches, twelve encoders on 196 tokens, mean over tokens, classes."""
+    layers, host = _encoders(14, 14, channels=384, inner=1536, heads=6, count=12)
+    first = LayerShape(name="patches", channels=3, columns=384, height=224, width=224, kernel=16, stride=16, packed=True, activation_density=0.95, weight_density=0.5,
+                       levels_in=MAX_LEVEL)
+    last = LayerShape(name="classes", channels=384, columns=1000, levels_out=MAX_LEVEL, activation_density=0.35, weight_density=0.10)
+    return NetworkShape(name="vit_small", title="ViT-S/16, 224×224", layers=(first, *layers, last), host=host | {"positions": 196 * 384, "mean over tokens": 196 * 384},
+                        source=f"shapes: Touvron et al., ICML 2021, without class token; {_ENCODER_DENSITIES}, as are the other two: patches 95 % and 50 %, classes 35 % and 10 %")
 
 
 def _loas(name, title, layers, weights, *, traced):
@@ -295,6 +311,6 @@ SHAPES = {shape.name: shape for shape in (
            "hidden linear layers 5 % nonzero, assumed"),
     _vgg16("vgg16_sparse", "VGG-16, CIFAR size, LoAS's densities", 0.018, 0.018,
            "as vgg16, but all hidden weights 1.8 % nonzero: LoAS's VGG-16"),
-    _resnet34(), _googlenet(), _bert_base(), *map(_peer, (2, 10, 50, 100)),
+    _resnet34(), _googlenet(), _bert_base(), _vit_small(), *map(_peer, (2, 10, 50, 100)),
     _loas_vgg16(True), _loas_alexnet(True), _loas_vgg16(False), _loas_alexnet(False),
 )}
