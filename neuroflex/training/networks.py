@@ -3,6 +3,7 @@
 __all__ = ["RECIPES", "LeNet5", "Perceptron", "Recipe", "ResNet20", "VGG11", "VisionTransformer"]
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -89,11 +90,12 @@ class ResNet20(nn.Module):
 
 
 class VGG11(nn.Sequential):
-    """VGG-11 for 32×32 images with batch norm: half as many channels as the original, and one linear layer."""
+    """VGG-11 for 32×32 images with batch norm: ``width`` channels first, half or a quarter of the original's 64, and one linear layer."""
 
-    def __init__(self):
+    def __init__(self, width=32):
         layers, inputs = [], 3
-        for outputs, pooled in ((32, True), (64, True), (128, False), (128, True), (256, False), (256, True), (256, False), (256, True)):
+        for times, pooled in ((1, True), (2, True), (4, False), (4, True), (8, False), (8, True), (8, False), (8, True)):
+            outputs = times * width
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] * pooled
             inputs = outputs
@@ -171,4 +173,5 @@ RECIPES = {
                                settings=Settings(epochs=12, small_epochs=8, rate=6e-3, tune_rate=2e-3, density=0.4, augment=True)),
     "cifar10_vgg11": Recipe(module=VGG11, data="cifar10", settings=Settings(epochs=10, rate=3e-3, density=0.2, augment=True)),
     "cifar10_vit": Recipe(module=VisionTransformer, data="cifar10", settings=Settings(epochs=10, small_epochs=6, rate=3e-3, density=0.4, augment=True)),
+    "cifar10_vgg11_quarter": Recipe(module=partial(VGG11, 16), data="cifar10", settings=Settings(epochs=12, rate=4e-3, density=0.2, augment=True)),
 }
