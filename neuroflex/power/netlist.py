@@ -69,6 +69,10 @@ class Netlist:
         Submodules by path (``front_end.encoder``); "" is what is not in any, with the inputs.
     part_area : float64 array (parts,)
         µm².
+    drivers : dict
+        Net → cell that drives it, its output pin, its nets by pin.
+    sinks : list
+        For each net the cells and pins that it drives.
     """
 
     def __init__(self, module, library):
@@ -115,16 +119,16 @@ class Netlist:
 
     def _loads(self, *groups):
         """Capacitance of each net (pF), its sinks and its driver."""
-        self.load, self._sinks = np.zeros(self.nets), [[] for _ in range(self.nets)]
-        self._driver = {}
+        self.load, self.sinks = np.zeros(self.nets), [[] for _ in range(self.nets)]
+        self.drivers = {}
         for group in groups:
             for cell, nets in group:
                 for pin, net in _pins(nets):
                     if cell.pins[pin].direction == "input":
                         self.load[net] += cell.pins[pin].capacitance
-                        self._sinks[net].append((cell, pin))
+                        self.sinks[net].append((cell, pin))
                     else:
-                        self._driver[net] = cell, pin, nets
+                        self.drivers[net] = cell, pin, nets
 
     def _registers(self, registers, gates):
         clock = self.ports["clk"]["nets"][0] if "clk" in self.ports else -1
@@ -235,8 +239,8 @@ class Netlist:
                                 slew[nets[pin], edge] = arc.tables[name + "_slew"](_SLEW, self.load[nets[pin]])
         waiting, users = [], {}
         for index, (cell, nets) in enumerate(combinational):
-            driven = {net for pin, net in _pins(nets) if cell.pins[pin].direction == "input" and self._driver.get(net, (None,))[0] is not None
-                      and not self._driver[net][0].register and not self._driver[net][0].clock_gate}
+            driven = {net for pin, net in _pins(nets) if cell.pins[pin].direction == "input" and self.drivers.get(net, (None,))[0] is not None
+                      and not self.drivers[net][0].register and not self.drivers[net][0].clock_gate}
             waiting.append(len(driven))
             for net in driven:
                 users.setdefault(net, []).append(index)
@@ -276,7 +280,7 @@ class Netlist:
         ends += [arrival[net].max() for net in self.pin_list]
         self.delay = float(max(ends, default=0.0))
 
-    def _internal(self, pin, slew, load, related=None):
+    def internal(self, pin, slew, load, related=None):
         """Mean (rise, fall) of a pin's internal energy over related pins and conditions."""
         pairs = [pair for name, group in pin.power.items() if related is None or name in related for pair in group]
         return [float(np.mean([pair[edge](slew, load) for pair in pairs if pair[edge]] or [0.0])) for edge in (0, 1)]
@@ -286,19 +290,19 @@ class Netlist:
         self.rise, self.fall = half * self.load, half * self.load
         self.net_part = np.zeros(self.nets, np.int64)
         memo = {}
-        for net, (cell, pin, nets) in self._driver.items():
+        for net, (cell, pin, nets) in self.drivers.items():
             if cell.clock_gate:
                 continue
             slew = _SLEW if cell.register else float(np.mean([self.slew[n] for p, n in _pins(nets) if cell.pins[p].direction == "input"]))
-            rise, fall = self._internal(cell.pins[pin], slew, self.load[net])
+            rise, fall = self.internal(cell.pins[pin], slew, self.load[net])
             self.net_part[net] = nets["part"]
             self.rise[net] += rise
             self.fall[net] += fall
-        for net, sinks in enumerate(self._sinks):
+        for net, sinks in enumerate(self.sinks):
             for cell, pin in sinks:
                 key = cell.name, pin, round(float(self.slew[net]), 2)
                 if key not in memo:
-                    memo[key] = self._internal(cell.pins[pin], float(self.slew[net]), 0.0, related=("",))
+                    memo[key] = self.internal(cell.pins[pin], float(self.slew[net]), 0.0, related=("",))
                 self.rise[net] += memo[key][0]
                 self.fall[net] += memo[key][1]
         # Clock pins: both edges in every cycle; behind a clock gate only when it is open.
@@ -307,13 +311,13 @@ class Netlist:
         outputs = {}
         for index, (cell, nets) in enumerate(gates):
             pins = {pin.role: pin for pin in cell.pins.values() if pin.role}
-            self.clock_energy[nets["part"]] += sum(self._internal(pins["clock"], _SLEW, 0.0, related=("",))) + 2 * half * pins["clock"].capacitance
+            self.clock_energy[nets["part"]] += sum(self.internal(pins["clock"], _SLEW, 0.0, related=("",))) + 2 * half * pins["clock"].capacitance
             out = nets[pins["out"].name]
             outputs[out] = index
-            self.gate_energy[index] += sum(self._internal(pins["out"], _SLEW, self.load[out])) + 2 * half * self.load[out]
+            self.gate_energy[index] += sum(self.internal(pins["out"], _SLEW, self.load[out])) + 2 * half * self.load[out]
         for cell, nets in registers:
             pin = cell.pins[cell.register[0]]
-            energy = sum(self._internal(pin, _SLEW, 0.0, related=("",)))
+            energy = sum(self.internal(pin, _SLEW, 0.0, related=("",)))
             if nets[pin.name] == self._clock:
                 self.clock_energy[nets["part"]] += energy + 2 * half * pin.capacitance
             else:
