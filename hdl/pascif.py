@@ -42,34 +42,39 @@ class PascIF(wiring.Component):
         Largest T1 and T2; a job's must be from 1 to this.
     steps_per_cycle : int
         Time steps chained in a cycle.
+    max_levels_in : int, optional
+        Largest T1, where that is less.
     tag_bits : int
         Width of a tag that travels with the job.
 
     Members
     -------
     i : In(stream.Signature({pseudo, corrections, bias, theta, t1, t2, tag}))
-        ``corrections`` packs ``correction[t]``, signed, t from 1 to ``max_levels - 1``, ``acc_bits`` each; those of
-        ``t >= t1`` do not count. (Plain bits, because Yosys trips over the element names of an array that crosses modules.)
+        ``corrections`` packs ``correction[t]``, signed, t from 1 to ``max_levels_in - 1``, ``acc_bits`` each; those of
+        ``t >= t1`` do not count; without them where there is only step 0. (Plain bits, because Yosys trips over the element names of an array that crosses modules.)
     o : Out(wiring.Signature({valid, payload: {y, tag}}))
         Holds its last payload while not valid.
     """
 
     FIXED_LATENCY = 2
 
-    def __init__(self, *, acc_bits, theta_bits, bias_bits, max_levels, steps_per_cycle=2, tag_bits=1):
-        sizes = dict(acc_bits=acc_bits, theta_bits=theta_bits, bias_bits=bias_bits, max_levels=max_levels,
+    def __init__(self, *, acc_bits, theta_bits, bias_bits, max_levels, max_levels_in=None, steps_per_cycle=2, tag_bits=1):
+        max_levels_in = max_levels if max_levels_in is None else max_levels_in
+        sizes = dict(acc_bits=acc_bits, theta_bits=theta_bits, bias_bits=bias_bits, max_levels=max_levels, max_levels_in=max_levels_in,
                      steps_per_cycle=steps_per_cycle, tag_bits=tag_bits)
         for name, value in sizes.items():
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} must be an integer, not {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if max_levels_in > max_levels:
+            raise ValueError(f"max_levels_in must be at most max_levels = {max_levels}, not {max_levels_in}")
         self._acc_bits, self._theta_bits, self._bias_bits = acc_bits, theta_bits, bias_bits
-        self._max_levels, self._steps, self._tag_bits = max_levels, steps_per_cycle, tag_bits
+        self._max_levels, self._max_in, self._steps, self._tag_bits = max_levels, max_levels_in, steps_per_cycle, tag_bits
         level = range(max_levels + 1)
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
-                "pseudo": signed(acc_bits), "corrections": (max_levels - 1) * acc_bits,
+                "pseudo": signed(acc_bits), **({"corrections": (max_levels_in - 1) * acc_bits} if max_levels_in > 1 else {}),
                 "bias": signed(bias_bits), "theta": theta_bits, "t1": level, "t2": level, "tag": tag_bits}))),
             "o": Out(wiring.Signature({"valid": Out(1), "payload": Out(data.StructLayout({"y": level, "tag": tag_bits}))})),
         })
@@ -78,7 +83,7 @@ class PascIF(wiring.Component):
     def membrane_bits(self):
         """Width of the membranes and of their distances from multiples of theta."""
         return membrane_bits(arrival_bits=self._acc_bits + 1, bias_bits=self._bias_bits, theta_bits=self._theta_bits,
-                             levels=self._max_levels, steps=self._steps)
+                             levels=self._max_in, steps=self._steps)
 
     def _ahead_bits(self, lane, spikes):
         """Width of the arrivals up to a lane less a theta for each spike."""
@@ -87,7 +92,8 @@ class PascIF(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        job, steps, most = self.i.payload, self._steps, self._max_levels
+        job, steps, most, most_in = self.i.payload, self._steps, self._max_levels, self._max_in
+        lanes = min(steps, most_in)
         membrane = signed(self.membrane_bits)
         count = signed(signed_bits(-(most - 1), 2 * most - 1))
         level = range(most + 1)
@@ -102,16 +108,16 @@ class PascIF(wiring.Component):
         integrate_last = Signal()               # no more than the coming cycle is left
         integrate_mem = Signal(membrane)
         integrate_count = Signal(count)         # spikes before the last cycle
-        integrate_fired = Signal(steps)         # spikes of the last cycle, not counted yet
+        integrate_fired = Signal(lanes)         # spikes of the last cycle, not counted yet
         integrate_theta = Signal(self._theta_bits)
         integrate_inhibit = Signal(level)       # steps of stage 2
         integrate_t2 = Signal(level)
         integrate_tag = Signal(self._tag_bits)
         pseudo = Signal(signed(self._acc_bits))
-        pending = [Signal(signed(self._acc_bits), name=f"correction_{t}") for t in range(steps, most)]
-        active = Signal(steps)
+        pending = [Signal(signed(self._acc_bits), name=f"correction_{t}") for t in range(lanes, most_in)]
+        active = Signal(lanes)
         ahead = {(lane, spikes): Signal(signed(self._ahead_bits(lane, spikes)), name=f"lane{lane}_spikes{spikes}")
-                 for lane in range(steps) for spikes in range(0 if lane == steps - 1 else 1, lane + 2)}
+                 for lane in range(lanes) for spikes in range(0 if lane == lanes - 1 else 1, lane + 2)}
 
         def prepare(pseudo, corrections, theta):
             """The coming cycle's arrivals: ``pseudo`` less a lane's correction, nothing for lanes without one."""
@@ -124,17 +130,17 @@ class PascIF(wiring.Component):
             after[lane, spikes] = Signal(membrane, name=f"integrate{lane}_spikes{spikes}")
             m.d.comb += after[lane, spikes].eq(integrate_mem + register)
         fires, spent = [], [Const(1, 1)]        # spent: one hot, spikes of the lanes so far
-        for lane in range(steps):
+        for lane in range(lanes):
             fire = Signal(name=f"integrate{lane}_fire")
             fits = [after[lane, spikes + 1] >= 0 for spikes in range(lane + 1)]
             m.d.comb += fire.eq(active[lane] & Cat(was & fit for was, fit in zip(spent, fits)).any())
             spent = [Mux(fire, more, same) for more, same in zip([Const(0, 1), *spent], [*spent, Const(0, 1)])]
             fires.append(fire)
         mem = Signal(membrane, name="integrate_next")
-        m.d.comb += mem.eq(after[steps - 1, 0])
-        for spikes in range(1, steps + 1):
+        m.d.comb += mem.eq(after[lanes - 1, 0])
+        for spikes in range(1, lanes + 1):
             with m.If(spent[spikes]):
-                m.d.comb += mem.eq(after[steps - 1, spikes])
+                m.d.comb += mem.eq(after[lanes - 1, spikes])
 
         integrate_total = Signal(count)
         m.d.comb += integrate_total.eq(integrate_count + sum(integrate_fired))
@@ -142,12 +148,13 @@ class PascIF(wiring.Component):
         m.d.comb += [handover.eq(integrate_valid & integrate_last & inhibit_free),
                      self.i.ready.eq(~integrate_valid | handover),
                      accept.eq(self.i.valid & self.i.ready)]
-        with m.If(integrate_valid & ~integrate_last):
-            m.d.sync += [integrate_left.eq(integrate_left - steps), integrate_last.eq(integrate_left <= 2 * steps),
-                         integrate_mem.eq(mem), integrate_count.eq(integrate_total), integrate_fired.eq(Cat(fires)),
-                         active.eq(Cat(integrate_left > steps + lane for lane in range(steps)))]
-            prepare(pseudo, pending[:steps], integrate_theta)
-            m.d.sync += [register.eq(later) for register, later in zip(pending, [*pending[steps:], *[pseudo] * steps])]
+        if most_in > steps:
+            with m.If(integrate_valid & ~integrate_last):
+                m.d.sync += [integrate_left.eq(integrate_left - steps), integrate_last.eq(integrate_left <= 2 * steps),
+                             integrate_mem.eq(mem), integrate_count.eq(integrate_total), integrate_fired.eq(Cat(fires)),
+                             active.eq(Cat(integrate_left > steps + lane for lane in range(lanes)))]
+                prepare(pseudo, pending[:lanes], integrate_theta)
+                m.d.sync += [register.eq(later) for register, later in zip(pending, [*pending[lanes:], *[pseudo] * lanes])]
         with m.If(handover):
             m.d.sync += integrate_valid.eq(0)
         with m.If(accept):
@@ -155,12 +162,12 @@ class PascIF(wiring.Component):
                          integrate_count.eq(0), integrate_fired.eq(0), integrate_mem.eq(job.bias + (job.theta >> 1)),
                          integrate_theta.eq(job.theta), integrate_inhibit.eq(Mux(job.t1 > job.t2, job.t1, job.t2) - 1),
                          integrate_t2.eq(job.t2), integrate_tag.eq(job.tag), pseudo.eq(job.pseudo),
-                         active.eq(Cat(job.t1 > lane for lane in range(steps)))]
+                         active.eq(Cat(job.t1 > lane for lane in range(lanes)))]
             # Steps beyond T1 bring nothing: their correction is all of pseudo.
             corrections = [0, *(Mux(job.t1 > t, job.corrections.word_select(t - 1, self._acc_bits).as_signed(), job.pseudo)
-                                for t in range(1, most))]
-            prepare(job.pseudo, corrections[:steps], job.theta)
-            m.d.sync += [register.eq(correction) for register, correction in zip(pending, corrections[steps:])]
+                                for t in range(1, most_in))]
+            prepare(job.pseudo, corrections[:lanes], job.theta)
+            m.d.sync += [register.eq(correction) for register, correction in zip(pending, corrections[lanes:])]
 
         # Stage 2. The membrane moves by theta until it lies in 0 ... theta - 1. It cannot turn back on the way, so all steps
         # go the way that its sign tells in the beginning, and those of a cycle are decided all at once.

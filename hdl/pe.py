@@ -1,12 +1,16 @@
-"""What the two kinds of processing element have in common: ports, frame, and the end of a row."""
-from amaranth import Cat, Module, Mux, Signal, signed
+"""What the kinds of processing element have in common: ports, frame, and the end of a row."""
+from types import SimpleNamespace
+
+from amaranth import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.formats import LEVEL_BITS, LoadKind
 from neuroflex.hdl.join import JoinFrontEnd
+from neuroflex.hdl.prefix import FastPrefix
 from neuroflex.layouts import broadcast_layout, load_layout, settings_layout
+from neuroflex.widths import weighted_bits
 
 __all__ = ["ProcessingElement", "RowEnd", "pe_ports"]
 
@@ -198,27 +202,74 @@ class ProcessingElement(wiring.Component):
             stage = delayed
         m.d.comb += row_end.drained.eq(stage)
 
-    def _activate(self, m, row_end, unit):
+    def _read_level(self, m, join):
+        """Level of the match whose weight is out, by a fast prefix count beside that of the weight."""
+        config = self._config
+        if config.snn_levels == 1:
+            return Const(1)
+        m.submodules.level_prefix = prefix = FastPrefix(bits=config.chunk_bits)
+        slot_2, slot_3 = Signal.like(join.match.slot), Signal.like(join.match.slot)
+        level_4, level_5, level_6 = (Signal(range(config.snn_levels + 1), name=f"level_{cycle}") for cycle in (4, 5, 6))
+        m.d.comb += [
+            # Where all levels are 1, the first one of the chunk says as much as the match's own.
+            prefix.mask.eq(join.activation_mask), prefix.position.eq(Mux(self.levels_in <= 1, 0, join.match.position)),
+            join.level_slot.eq(slot_3), join.level_offset.eq(prefix.count),
+        ]
+        m.d.sync += [slot_2.eq(join.match.slot), slot_3.eq(slot_2), level_4.eq(join.level), level_5.eq(level_4), level_6.eq(level_5)]
+        return level_6
+
+    def _activate(self, m, row_end, unit, jobs=None):
         """Columns of drained rows go through the neuron unit, one stage of registers in front of it.
 
-        Returns the levels of the column in that stage; its sums must be there in the cycle after ``job_taken``.
+        The columns are the row end's jobs, or those of ``jobs``, what stands in between. Returns the levels of the column in that stage, and
+        whether the stage is free for another; a column's sums must be there in the cycle after its ``job_taken``.
         """
+        jobs = jobs or row_end
         layout = data.StructLayout({"theta": 32, "bias": signed(32), "levels": 8})
         m.submodules.parameters = parameters = Memory(shape=layout, depth=self._config.columns_per_pe, init=[])
         write, read = parameters.write_port(), parameters.read_port(domain="comb")
         m.d.comb += [
             write.addr.eq(self.load.address), write.data.eq(self.load.data),
             write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.PARAMETER)),
-            read.addr.eq(row_end.job_column),
+            read.addr.eq(jobs.job_column),
         ]
         fetched, column, parameter = Signal(), Signal.like(row_end.job_column), Signal(layout)
+        free = ~fetched | unit.i.ready
         m.d.comb += [
-            row_end.job_taken.eq(row_end.job_valid & (~fetched | unit.i.ready)), unit.i.valid.eq(fetched),
+            jobs.job_taken.eq(jobs.job_valid & free), unit.i.valid.eq(fetched),
             unit.i.payload.tag.eq(column), unit.i.payload.bias.eq(parameter.bias), unit.i.payload.theta.eq(parameter.theta),
             row_end.result.valid.eq(unit.o.valid), row_end.result.column.eq(unit.o.payload.tag), row_end.result.y.eq(unit.o.payload.y),
         ]
         with m.If(unit.i.ready):
             m.d.sync += fetched.eq(0)
+        with m.If(jobs.job_taken):
+            m.d.sync += [fetched.eq(1), column.eq(jobs.job_column), parameter.eq(read.data)]
+        return parameter.levels, free
+
+    def _weigh(self, m, row_end, unit, sums):
+        """Binary-weighted sums of a column, by bit, become one by Horner's rule: ``total = 2 * total + sums[bit]``, a bit per cycle from the highest of
+        ``levels_in`` down; all of it enters the neuron in the first of its steps.
+
+        ``sums`` are to be there in the cycle after ``row_end.job_taken``. The width is that of :func:`~neuroflex.widths.weighted_bits`. Sets what the
+        neuron unit gets but for its corrections.
+        """
+        most = self._config.snn_levels.bit_length()
+        bit, highest = Signal(range(max(most, 2)), name="weighed_bit"), Signal(range(max(most, 2)), name="highest_bit")
+        busy, begun = Signal(name="weighing"), Signal(name="weighing_begun")
+        total = Signal(signed(weighted_bits(self._config)), name="weighed_sum")
+        jobs = SimpleNamespace(job_valid=Signal(name="weighed"), job_taken=Signal(name="weighed_taken"), job_column=Signal.like(row_end.job_column, name="weighed_column"))
+        levels, free = self._activate(m, row_end, unit, jobs)
+        m.d.comb += [
+            jobs.job_valid.eq(busy & (bit == 0)), row_end.job_taken.eq(row_end.job_valid & (~busy | jobs.job_taken)),
+            unit.i.payload.t1.eq(1), unit.i.payload.t2.eq(levels), unit.i.payload.pseudo.eq(total),
+        ]
+        for number in range(1, most):
+            with m.If(self.levels_in >> number != 0):
+                m.d.comb += highest.eq(number)
+        # The register is the stage in front of the neuron, too: its first step waits until the column before is through.
+        with m.If(busy & free):
+            m.d.sync += [total.eq((Mux(begun, total, 0) << 1) + Array(sums)[bit]), bit.eq(bit - 1), begun.eq(1)]
+        with m.If(jobs.job_taken):
+            m.d.sync += busy.eq(0)
         with m.If(row_end.job_taken):
-            m.d.sync += [fetched.eq(1), column.eq(row_end.job_column), parameter.eq(read.data)]
-        return parameter.levels
+            m.d.sync += [busy.eq(1), begun.eq(0), bit.eq(highest), jobs.job_column.eq(row_end.job_column)]

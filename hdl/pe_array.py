@@ -5,13 +5,15 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.formats import LEVEL_BITS, Core
 from neuroflex.hdl.ann_pe import AnnPe
+from neuroflex.hdl.binary_pe import BinaryPe
 from neuroflex.hdl.pe import pe_ports
+from neuroflex.hdl.radix_pe import RadixPe
 from neuroflex.hdl.serial_pe import SerialPe
 from neuroflex.hdl.snn_pe import SnnPe
 
 __all__ = ["PeArray"]
 
-_SNN_PES = {"dual_prefix": SnnPe, "serial": SerialPe}    # by ArchConfig.snn_pe
+_SNN_PES = {"dual_prefix": SnnPe, "serial": SerialPe, "binary": BinaryPe, "radix": RadixPe}    # by ArchConfig.snn_pe
 
 
 class PeArray(wiring.Component):

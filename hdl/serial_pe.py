@@ -1,11 +1,10 @@
 """Processing element of the SNN core that adds serially: a level ``q`` adds its weight ``q`` times. No multiplier."""
-from amaranth import Cat, Const, Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 
 from neuroflex.hdl.pascif import PascIF
 from neuroflex.hdl.pe import ProcessingElement
-from neuroflex.hdl.prefix import FastPrefix
 from neuroflex.hdl.sums import ColumnSums
 
 __all__ = ["SerialPe"]
@@ -44,25 +43,9 @@ class SerialPe(ProcessingElement):
         m.d.comb += join.open.eq(join.arrived)
         m.d.sync += join.slot_release.eq(join.retired.valid)
         self._drain(m, row_end, join.retired)
-        addition = self._repeat(m, join, self._level(m, join))
+        addition = self._repeat(m, join, self._read_level(m, join))
         self._neuron(m, row_end, addition)
         return m
-
-    def _level(self, m, join):
-        """Level of the match whose weight is out, fetched beside it."""
-        config = self._config
-        if config.snn_levels == 1:
-            return Const(1)
-        m.submodules.level_prefix = prefix = FastPrefix(bits=config.chunk_bits)
-        slot_2, slot_3 = Signal.like(join.match.slot), Signal.like(join.match.slot)
-        level_4, level_5, level_6 = (Signal(range(config.snn_levels + 1), name=f"level_{cycle}") for cycle in (4, 5, 6))
-        m.d.comb += [
-            # Where all levels are 1, the first one of the chunk says as much as the match's own.
-            prefix.mask.eq(join.activation_mask), prefix.position.eq(Mux(self.levels_in <= 1, 0, join.match.position)),
-            join.level_slot.eq(slot_3), join.level_offset.eq(prefix.count),
-        ]
-        m.d.sync += [slot_2.eq(join.match.slot), slot_3.eq(slot_2), level_4.eq(join.level), level_5.eq(level_4), level_6.eq(level_5)]
-        return level_6
 
     def _repeat(self, m, join, level):
         """Matches wait for their additions; returns the weight, column and bank of an addition."""
@@ -100,5 +83,5 @@ class SerialPe(ProcessingElement):
         m.d.comb += [
             *(sums.add[name].eq(value) for name, value in addition.items()), sums.add.select.eq(1),
             sums.take.valid.eq(row_end.job_taken), sums.take.address.eq(Cat(row_end.job_column, row_end.job_bank)),
-            job.t1.eq(1), job.t2.eq(self._activate(m, row_end, pascif)), job.pseudo.eq(sums.taken[0]),
+            job.t1.eq(1), job.t2.eq(self._activate(m, row_end, pascif)[0]), job.pseudo.eq(sums.taken[0]),
         ]

@@ -125,14 +125,18 @@ class SnnPe(ProcessingElement):
         config = self._config
         return ColumnSums(depth=config.row_buffers * config.columns_per_pe, acc_bits=config.snn_acc_bits, sums=sums)
 
-    def _neuron(self, m, join, row_end, corrections):
-        """Pseudo accumulator; then the columns of a finished row go through PASC-IF."""
-        config = self._config
+    def _pseudo(self, m, join):
+        """Pseudo accumulator: all weights of matches."""
         m.submodules.pseudo = pseudo = self._sums(1)
         m.d.comb += [
             pseudo.add.valid.eq(join.weighted.valid), pseudo.add.weight.eq(join.weighted.weight), pseudo.add.select.eq(1),
             pseudo.add.address.eq(Cat(join.weighted.column, join.weighted.bank)),
         ]
+        return pseudo
+
+    def _neuron(self, m, join, row_end, corrections):
+        """Pseudo accumulator; then the columns of a finished row go through PASC-IF."""
+        config, pseudo = self._config, self._pseudo(m, join)
         m.submodules.pascif = pascif = PascIF(
             acc_bits=config.snn_acc_bits, theta_bits=config.theta_bits, bias_bits=32, max_levels=config.snn_levels,
             steps_per_cycle=config.neuron_steps, tag_bits=len(row_end.job_column))
@@ -140,6 +144,6 @@ class SnnPe(ProcessingElement):
         for each in (pseudo, corrections):
             if each is not None:
                 m.d.comb += [each.take.valid.eq(row_end.job_taken), each.take.address.eq(Cat(row_end.job_column, row_end.job_bank))]
-        m.d.comb += [job.t1.eq(self.levels_in), job.t2.eq(self._activate(m, row_end, pascif)), job.pseudo.eq(pseudo.taken[0])]
+        m.d.comb += [job.t1.eq(self.levels_in), job.t2.eq(self._activate(m, row_end, pascif)[0]), job.pseudo.eq(pseudo.taken[0])]
         if corrections is not None:
             m.d.comb += job.corrections.eq(corrections.taken)

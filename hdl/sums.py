@@ -26,6 +26,9 @@ class ColumnSums(wiring.Component):
         Width of a sum, signed; it wraps around.
     sums : int
         Accumulators per address, at least 1.
+    apart : bool
+        Each sum has registers of its own in front of its memory, which stand still while it is not selected: for sums that seldom are.
+        Values and timing are the same.
 
     Members
     -------
@@ -38,7 +41,7 @@ class ColumnSums(wiring.Component):
 
     ADD_LATENCY = 2
 
-    def __init__(self, *, depth, acc_bits, sums):
+    def __init__(self, *, depth, acc_bits, sums, apart=False):
         for name, value, least in (("depth", depth, 2), ("acc_bits", acc_bits, 8), ("sums", sums, 1)):
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} must be an integer, not {value!r}")
@@ -46,7 +49,7 @@ class ColumnSums(wiring.Component):
                 raise ValueError(f"{name} must be at least {least}, not {value}")
         if depth & (depth - 1):
             raise ValueError(f"depth must be a power of two, not {depth}")
-        self._depth, self._acc_bits, self._sums = depth, acc_bits, sums
+        self._depth, self._acc_bits, self._sums, self._apart = depth, acc_bits, sums, apart
         super().__init__({
             "add": In(data.StructLayout({"valid": 1, "address": range(depth), "weight": signed(8), "select": sums})),
             "take": In(data.StructLayout({"valid": 1, "address": range(depth)})),
@@ -56,6 +59,23 @@ class ColumnSums(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         written = Signal(self._depth)
+        stages = self._apart_stages(m, written) if self._apart else self._common_stage(m, written)
+        m.d.sync += written.eq((written | (self.add.valid << self.add.address)) & ~(self.take.valid << self.take.address))
+
+        for i, (enable, first, selected, address, weight) in enumerate(stages):
+            m.submodules[f"sum_{i}"] = sums = memory.Memory(shape=signed(self._acc_bits), depth=self._depth, init=[])
+            write, old, done = sums.write_port(), sums.read_port(domain="comb"), sums.read_port(domain="comb")
+            m.d.comb += [
+                old.addr.eq(address), write.addr.eq(address), write.en.eq(enable),
+                write.data.eq(Mux(first, 0, old.data) + Mux(selected, weight, 0)),
+                done.addr.eq(self.take.address),
+            ]
+            with m.If(self.take.valid):
+                m.d.sync += self.taken[i].eq(Mux(written.bit_select(self.take.address, 1), done.data, 0))
+        return m
+
+    def _common_stage(self, m, written):
+        """Registers of an addition that all sums see; for each sum whether it is written, for the first time, with the weight, where, and the weight."""
         valid = Signal()
         first = Signal()
         select = Signal(self._sums)
@@ -65,16 +85,19 @@ class ColumnSums(wiring.Component):
         with m.If(self.add.valid):
             m.d.sync += [first.eq(~written.bit_select(self.add.address, 1)), select.eq(self.add.select),
                          address.eq(self.add.address), weight.eq(self.add.weight)]
-        m.d.sync += written.eq((written | (self.add.valid << self.add.address)) & ~(self.take.valid << self.take.address))
+        return [(valid & (first | select[i]), first, select[i], address, weight) for i in range(self._sums)]
 
+    def _apart_stages(self, m, written):
+        """The same with registers for each sum, loaded only for what is written."""
+        unwritten = Signal()
+        m.d.comb += unwritten.eq(~written.bit_select(self.add.address, 1))
+        stages = []
         for i in range(self._sums):
-            m.submodules[f"sum_{i}"] = sums = memory.Memory(shape=signed(self._acc_bits), depth=self._depth, init=[])
-            write, old, done = sums.write_port(), sums.read_port(domain="comb"), sums.read_port(domain="comb")
-            m.d.comb += [
-                old.addr.eq(address), write.addr.eq(address), write.en.eq(valid & (first | select[i])),
-                write.data.eq(Mux(first, 0, old.data) + Mux(select[i], weight, 0)),
-                done.addr.eq(self.take.address),
-            ]
-            with m.If(self.take.valid):
-                m.d.sync += self.taken[i].eq(Mux(written.bit_select(self.take.address, 1), done.data, 0))
-        return m
+            needed, valid, first, selected = (Signal(name=f"{name}_{i}") for name in ("needed", "valid", "first", "selected"))
+            address, weight = Signal(range(self._depth), name=f"address_{i}"), Signal(signed(8), name=f"weight_{i}")
+            m.d.comb += needed.eq(self.add.valid & (unwritten | self.add.select[i]))
+            m.d.sync += valid.eq(needed)
+            with m.If(needed):
+                m.d.sync += [first.eq(unwritten), selected.eq(self.add.select[i]), address.eq(self.add.address), weight.eq(self.add.weight)]
+            stages.append((valid, first, selected, address, weight))
+        return stages

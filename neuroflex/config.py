@@ -5,7 +5,7 @@ from pathlib import Path
 
 __all__ = ["ArchConfig", "ConfigError", "PRESETS", "SNN_PES", "load_config"]
 
-SNN_PES = {"dual_prefix": "SnnPe", "serial": "SerialPe"}    # kinds of SNN PE, and the blocks that they are
+SNN_PES = {"dual_prefix": "SnnPe", "serial": "SerialPe", "binary": "BinaryPe", "radix": "RadixPe"}    # kinds of SNN PE, and the blocks that they are
 
 
 class ConfigError(ValueError):
@@ -38,12 +38,13 @@ class ArchConfig:
     row_buffers: int = _doc("rows a PE can have in flight: accumulator and output banks (power of two, 2 to 8)", 4)
     value_lines: int = _doc("lines of packed weights in a PE's slice (power of two)", 512)
     mask_pairs: int = _doc("pairs of column masks in a PE's slice (power of two)", 256)
-    snn_pe: str = _doc("how SNN PEs add: dual_prefix (speculate and correct, as LoAS does) or serial (a level q adds its weight q times)",
+    snn_pe: str = _doc("how SNN PEs add: dual_prefix (speculate and correct, as LoAS does), serial (a level q adds its weight q times), binary (correct bit by bit) "
+                       "or radix (no speculation, add bit by bit)",
                        "dual_prefix")
     laggy_adders: int = _doc("adders of the laggy prefix sum: it takes chunk_bits / laggy_adders cycles", 16)
     snn_levels: int = _doc("largest number of levels an SNN column takes or gives (1 to 15)", 8)
     ann_acc_bits: int = _doc("accumulator of an ANN column, bits, signed", 28)
-    snn_acc_bits: int = _doc("pseudo and correction accumulators, or the one of a serial PE, bits, signed", 22)
+    snn_acc_bits: int = _doc("each accumulator of an SNN column, bits, signed", 22)
     theta_bits: int = _doc("threshold, bits, unsigned", 24)
     neuron_steps: int = _doc("PASC-IF steps per cycle", 2)
     cache_banks: int = _doc("FiberCache banks (power of two)", 4)

@@ -7,6 +7,9 @@ Every bound below is a proof, not an estimate. For a column with weights ``w[k]`
   partial sum, in any order, lies between ``L * (sum of the negative weights)`` and ``L * (sum of the positive ones)``.
 * **Pseudo and correction accumulators.** Both are sums over subsets of the weights: the bound above with ``L = 1``.
   So is every arrival ``x[t] = pseudo - correction[t]``, the sum of the weights whose level is above ``t``.
+* **Binary-weighted sums.** Where accumulator ``b`` has the weights of the inputs whose level ``q`` (or ``d = L - q``, what it lacks to ``L``) has bit ``b`` set, each
+  is a sum over a subset of the weights, too. Horner's rule goes through ``sum(c[k] * w[k])`` with ``c[k] = q[k] >> b`` or ``(L >> b) - (d[k] >> b)``, both from 0 to ``L``:
+  so with all sums of weights below ``2 ** (bits - 1)`` in magnitude, what it goes through is below ``L`` times that: ``ceil(log2(L))`` bits more are enough.
 * **Membrane** of the PASC-IF neuron, started at ``mem0 = bias + theta // 2``. Stage 1 only ever subtracts from a
   membrane of at least theta, which leaves at least 0; so below, it is at least ``min(bias, 0)`` plus the negative part
   of ``T`` arrivals, and above, at most ``mem0`` plus the positive part of ``T`` arrivals. Stage 2 moves it towards
@@ -15,7 +18,7 @@ Every bound below is a proof, not an estimate. For a column with weights ``w[k]`
 """
 import numpy as np
 
-__all__ = ["accumulator_bits", "level_bits", "membrane_bits", "membrane_range", "require_column", "signed_bits", "signed_range"]
+__all__ = ["accumulator_bits", "level_bits", "membrane_bits", "membrane_range", "require_column", "signed_bits", "signed_range", "weighted_bits"]
 
 
 def signed_bits(low, high):
@@ -54,6 +57,11 @@ def accumulator_bits(inputs, levels=1, *, weight_range=(-128, 127)):
         raise ValueError(f"inputs and levels must be at least 1, not {inputs} and {levels}")
     low, high = weight_range
     return signed_bits(min(low, 0) * inputs * levels, max(high, 0) * inputs * levels)
+
+
+def weighted_bits(config):
+    """Bits of a column's whole sum, where ``ArchConfig.snn_acc_bits`` hold each of its binary-weighted ones; see the module's proof."""
+    return config.snn_acc_bits + (config.snn_levels - 1).bit_length()
 
 
 def membrane_range(*, arrival_range, bias_range, theta, levels, steps=1):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroflex.formats import Core
-from neuroflex.sim.energy import energy_table
+from neuroflex.sim.binary_pe import bit_count
+from neuroflex.sim.energy import energy_table, of_kind
 from neuroflex.sim.pascif import first_steps
 
 
@@ -127,7 +128,7 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None, per_
         which PEs have columns, see `placed_energy`.
     """
     model = model or CostModel()
-    pj = energy or energy_table()
+    pj = of_kind(energy or energy_table(), config.snn_pe)
     images = len(trace.output)
     rows = trace.rows
     matches = trace.matches / images
@@ -138,20 +139,23 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None, per_
     per_pe = per_pe or max(layer.columns / (config.ann_pes + config.snn_pes), 1.0)
     bits = np.array([int(level).bit_length() for level in levels_out])
     steps = neuron_steps(first_steps(config, levels_in), levels_out)
-    serial, additions = config.snn_pe == "serial", trace.level_sum / images
+    kind, additions = config.snn_pe, trace.level_sum / images
+    serial = kind == "serial"
 
     join, fast, laggy, chunk, scan = (pj[name] * config.chunk_bits / 128 for name in ("join", "fast_prefix", "laggy_chunk", "chunk", "scan"))
     weight, level = pj["weight_read"], pj["level_read"]
-    several = levels_in > 1     # with one level the FIFO, the corrections and a serial PE's level prefix stand still, and no level is read
+    several = levels_in > 1     # with one level the FIFO, the corrections or the SNN PE's level prefix stand still, and no level is read
     common = matches * (join + fast + weight) + rows * chunks * (chunk / per_pe + scan / 2)
     ann = matches * (fast + level + pj["mac"]) + rows * (pj["ann_output"] + bits * pj["qcfs_step"])
-    if serial:
-        snn = additions * pj["pseudo"] + several * matches * (fast + level + pj["speculation"])
+    if kind in ("serial", "radix"):
+        added = additions if serial else trace.level_bits / images
+        snn = added * pj["pseudo"] + matches * pj["match_rest"] + several * matches * (fast + level + pj["speculation"])
     else:
-        lacking = levels_in * matches - additions
+        lacking = levels_in * matches - additions if kind == "dual_prefix" else trace.lacking_bits / images
         snn = (matches * pj["pseudo"] + several * (matches * (level + pj["speculation"]) + lacking * pj["correction"])
                + rows * chunks * laggy / per_pe)
-    snn = snn + rows * (pj["snn_output"] + steps * pj["pascif_step"])
+    weighed = bit_count(levels_in) if kind in ("binary", "radix") else 0
+    snn = snn + rows * (pj["snn_output"] + steps * pj["pascif_step"] + weighed * pj["weigh_step"])
     delay = np.empty((2, layer.columns))
     for core in Core:
         delay[core] = model.delay(core, rows=rows, matches=additions if serial and core == Core.SNN else matches, chunks=chunks, serial=serial)
@@ -179,10 +183,10 @@ def placed_energy(network, layer, trace, config, tiles, *, energy=None):
     -------
     float
     """
-    pj = energy or energy_table()
-    costs = column_costs(network, layer, trace, config, energy=pj, per_pe=np.inf)
+    pj = of_kind(energy or energy_table(), config.snn_pe)
+    costs = column_costs(network, layer, trace, config, energy=energy, per_pe=np.inf)
     taken = trace.rows * network.row_chunks(layer, config.chunk_bits) * config.chunk_bits / 128
-    laggy = 0.0 if config.snn_pe == "serial" else pj["laggy_chunk"]
+    laggy = 0.0 if config.snn_pe in ("serial", "radix") else pj["laggy_chunk"]
     total = 0.0
     for tile in tiles:
         taking = {core: len(np.unique(tile.pe[tile.core == core])) for core in Core}

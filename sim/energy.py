@@ -1,12 +1,13 @@
 """The one table of energy coefficients: a set that is assumed, from literature and sketches, and one measured on this project's netlists."""
 
-__all__ = ["DEFAULT", "EVENTS", "Coefficient", "SETS", "energy_table", "markdown"]
+__all__ = ["DEFAULT", "EVENTS", "Coefficient", "SETS", "energy_table", "markdown", "of_kind"]
 
 from dataclasses import dataclass
 
 # What each coefficient counts. Those that work on masks and lines are for 128 bits and go with ``chunk_bits / 128``.
-# SNN PEs that add serially (ArchConfig.snn_pe) have no coefficients of their own, docs/pe_serial.md: `pseudo` counts their additions, `fast_prefix` a second
-# time and `level_read` and `speculation` (for the wait in front of the adder) once per match with several input levels, `correction` and `laggy_chunk` never.
+# Other kinds of SNN PE than dual_prefix (ArchConfig.snn_pe) count the same events differently, docs/pe_serial.md and docs/pe_binary.md: with serial addition and radix
+# `pseudo` is an addition (of a level, of a bit), `fast_prefix` comes a second time and `speculation` is what else a match with several input levels costs; binary
+# corrects bits. In the measured set they have values of their own, whose names are the kind, a dot, and the name here; without one that of dual_prefix holds.
 EVENTS = {
     "join": "mask AND, queue and priority encoder of 128 bits, per match",
     "fast_prefix": "one fast prefix count over 128 bits, per match",
@@ -15,13 +16,15 @@ EVENTS = {
     "mac": "8×8 multiply and accumulate, per match of an ANN column",
     "pseudo": "add into the pseudo accumulator, per match of an SNN column",
     "speculation": "count within the group, wait, and spike word, per match of an SNN column with several input levels",
-    "correction": "add into one correction accumulator: per match, once for each step its level lacks to L",
+    "correction": "add into one correction accumulator: per match, once for each step its level lacks to L (binary: for each bit of that number)",
+    "match_rest": "what else a match costs, per match of an SNN column whose additions are counted apart (serial, radix)",
     "laggy_chunk": "laggy prefix sum of one chunk of 128 bits, shared by the columns of a PE (charged with one input level too)",
     "chunk": "taking one chunk of 128 bits into a slot, shared by the columns of a PE",
     "scan": "read of a pair of column masks of 128 bits, shared by two columns, per chunk",
     "ann_output": "end of a row on the ANN core, per output, besides the QCFS unit's steps",
     "qcfs_step": "one compare-subtract of the QCFS unit, per bit of L and output",
     "snn_output": "end of a row on the SNN core, per output, besides the neuron's steps",
+    "weigh_step": "one step of the weighted sum, per bit of the input levels and output of an SNN column (binary, radix)",
     "pascif_step": "one step of the PASC-IF neuron, per output",
     "ann_cycle": "clock and registers of an ANN PE, per cycle in which it works",
     "snn_cycle": "clock and registers of an SNN PE, per cycle in which it works",
@@ -55,6 +58,7 @@ _ASSUMED = {
     "laggy_chunk": (61.5, _SKETCH + ": 5.30 pJ per match × 11.6"),
     "qcfs_step": (1.1, "the pseudo adder's 0.71 pJ, scaled from 20 to 32 bits"),
     "pascif_step": (1.1, "as qcfs_step: one compare and add of about 32 bits"),
+    "weigh_step": (0.9, "the pseudo adder's 0.71 pJ, scaled from 20 to 25 bits"),
     "value_read": (8.1, "a byte, as in weight_read"),
 }
 # scripts/measure_energy.py, preset tiny, what works on masks scaled to 128 bits: pJ and standard error. docs/energy.json holds the whole run, docs/energy.md the method.
@@ -78,6 +82,8 @@ _MEASURED = {
     "snn_cycle": (24.717, 0.851),
     "value_read": (20.428, 0.0),
 }
+_MEASURED_KINDS = {
+}
 _MEMORY = "memories by " + "M. Horowitz, ISSCC 2014, scaled to 130 nm and 1.8 V"
 _SOURCE = {"weight_read": _MEMORY, "level_read": _MEMORY, "value_read": _MEMORY}
 
@@ -88,11 +94,13 @@ def _assumed(name):
 
 
 def _measured(name):
-    value, error = _MEASURED[name]
+    value, error = _MEASURED.get(name, (0.0, 0.0))      # events that dual_prefix and the ANN PE do not have
     return Coefficient(name=name, picojoules=value, error=error, event=EVENTS[name], assumed=name in _SOURCE,
                        source=_SOURCE.get(name, "netlist on sky130_fd_sc_hd (tt, 25 °C, 1.8 V) with the traffic of the testbench"))
 
 
+# Of other kinds of SNN PE, by set.
+_KINDS = {"assumed-45nm": {}, "measured-sky130": _MEASURED_KINDS}
 # Every set of coefficients that there is. The default is the older one, which the figures elsewhere were made with.
 SETS = {"assumed-45nm": tuple(map(_assumed, EVENTS)), "measured-sky130": tuple(map(_measured, EVENTS))}
 DEFAULT = "assumed-45nm"
@@ -106,11 +114,17 @@ def energy_table(which=DEFAULT, **changes):
     KeyError
         For a name that is not in the table.
     """
-    table = {c.name: c.picojoules for c in SETS[which]}
+    own = {f"{kind}.{name}": value for kind, values in _KINDS[which].items() for name, (value, _) in values.items()}
+    table = {c.name: c.picojoules for c in SETS[which]} | own
     unknown = sorted(set(changes) - set(table))
     if unknown:
         raise KeyError(f"no energy coefficient {unknown[0]!r}; there are {', '.join(table)}")
     return table | {name: float(value) for name, value in changes.items()}
+
+
+def of_kind(table, kind):
+    """A table as it holds for SNN PEs of this ``ArchConfig.snn_pe``: values of the kind's own, where there are any."""
+    return {name: table.get(f"{kind}.{name}", value) for name, value in table.items() if "." not in name}
 
 
 def markdown():
@@ -119,5 +133,13 @@ def markdown():
     for old, new in zip(*SETS.values()):
         spread = "" if new.assumed else f" ± {new.error:.2g}"
         lines.append(f"| `{old.name}` | {old.event} | {f'{old.picojoules:g}' if old.picojoules else '-'} | {old.source} | "
-                     f"{new.picojoules:.3g}{spread}{' (memory model)' if new.assumed else ''} |")
+                     + (f"{new.picojoules:.3g}{spread}{' (memory model)' if new.assumed else ''} |" if new.picojoules else "- |"))
+    names = [name for name in EVENTS if any(name in table for table in _MEASURED_KINDS.values())]
+    if not names:
+        return "\n".join(lines) + "\n"
+    lines += ["", "Of other kinds of SNN PE, `measured-sky130`, where they have their own:", "", "| coefficient | " + " | ".join(_MEASURED_KINDS) + " |",
+              "| --- |" + " ---: |" * len(_MEASURED_KINDS)]
+    for name in names:
+        found = [table.get(name) for table in _MEASURED_KINDS.values()]
+        lines.append(f"| `{name}` | " + " | ".join("" if one is None else f"{one[0]:.3g} ± {one[1]:.2g}" for one in found) + " |")
     return "\n".join(lines) + "\n"

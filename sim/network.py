@@ -25,6 +25,8 @@ class LayerTrace:
         Pairs of a nonzero activation and a nonzero weight, per column, summed over the batch.
     level_sum : int64 array (N,)
         Sum over those pairs of the activation's level.
+    level_bits, lacking_bits : int64 arrays (N,)
+        Sum over them of the bits set in the activation's level, and in what it lacks to the highest input level.
     density : float
         Share of nonzero activations in A (padding counts as zero).
     weight_density : float
@@ -35,6 +37,8 @@ class LayerTrace:
     rows: int
     matches: np.ndarray
     level_sum: np.ndarray
+    level_bits: np.ndarray
+    lacking_bits: np.ndarray
     density: float
     weight_density: float
 
@@ -199,11 +203,15 @@ def evaluate(network, images, *, snn_columns=None, quantised=False):
         flat = rows.reshape(-1, rows.shape[-1])
         held = (layer.weights != 0).astype(np.float64)        # for the BLAS; sums of counts and levels are far below 2**53
         nonzeros = np.count_nonzero(flat, axis=0)
+        level, top = np.arange(256), int(network.input_levels(layer).max())
+        bits, lacking = np.bitwise_count(level), np.bitwise_count(np.where(level, np.maximum(top - level, 0), 0))
         trace.layers[layer.name] = LayerTrace(
             output=pool(y, layer.pool_h, layer.pool_w).transpose(0, 3, 1, 2).astype(np.uint8),
             rows=rows.shape[1] * rows.shape[2],
             matches=(nonzeros.astype(np.float64) @ held).astype(np.int64),
             level_sum=(flat.sum(axis=0, dtype=np.float64) @ held).astype(np.int64),
+            level_bits=(bits[flat].sum(axis=0, dtype=np.float64) @ held).astype(np.int64),
+            lacking_bits=(lacking[flat].sum(axis=0, dtype=np.float64) @ held).astype(np.int64),
             density=float(nonzeros.sum() / flat.size),
             weight_density=float(held.mean()))
     return trace

@@ -8,8 +8,8 @@ FIXED_LATENCY = 2  # cycles after the last step of stage 2
 
 
 def first_steps(config, levels_in):
-    """Steps of the neuron's first stage: those of the input, or one for SNN PEs that add serially, where the whole sum arrives in it."""
-    return 1 if config.snn_pe == "serial" else levels_in
+    """Steps of the neuron's first stage: those of the input, or one for the kinds of SNN PE that give it the whole sum in one."""
+    return levels_in if config.snn_pe == "dual_prefix" else 1
 
 
 def pascif_costs(steps_in, levels, steps_per_cycle):

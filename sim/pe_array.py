@@ -1,16 +1,17 @@
 """Model of a PE array: the PEs of a core by their event models, and every output of the array in every cycle.
 
 A chunk's last beat sets off all PEs of its group: each scans it, matches, retires, frees its slot, and at the end of a row activates its
-columns, as its own recurrences say (``sim/ann_pe.py``, ``sim/snn_pe.py``, ``sim/serial_pe.py``). The array adds up: a group's slot or row is free
+columns, as its own recurrences say (``sim/ann_pe.py``, ``sim/snn_core.py``). The array adds up: a group's slot or row is free
 when that of each of its PEs is, and the array is idle when all are.
 """
 import numpy as np
 
 from neuroflex.formats import Core
-from neuroflex.sim import ann_pe, serial_pe, snn_pe
+from neuroflex.sim import ann_pe, snn_pe
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
 from neuroflex.sim.pascif import first_steps, pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
+from neuroflex.sim.snn_core import kind_number, pe_chunk, pe_row
 
 __all__ = ["PeArray"]
 
@@ -123,15 +124,11 @@ class PeArray:
             if last_chunk:
                 freed = ann_pe.ann_row_end(pe.state, retired, qcfs_cost(pe.levels), columns, pe.written)
         else:
-            if config.snn_pe == "serial":
-                _, retired = serial_pe.serial_chunk(pe.state, last_beat, pairs, ahead, empty, matches, pe.first)
-                free, drained = retired + serial_pe.SLOT_RELEASE, retired + serial_pe.DRAIN_LATENCY
-            else:
-                *_, ended = snn_pe.snn_chunk(pe.state, last_beat, self._levels_in > 1, config.laggy_cycles, pairs, ahead, empty, matches, pe.first)
-                free, drained = ended + snn_pe.RELEASE_LATENCY + 1, ended + snn_pe.DRAIN_LATENCY
+            kind = kind_number(config)
+            free, drained = pe_chunk(kind, pe.state, last_beat, self._levels_in, config.laggy_cycles, pairs, ahead, empty, matches, pe.first)
             if last_chunk:
                 steps_in = np.full(columns, first_steps(config, self._levels_in))
-                freed = snn_pe.snn_row(pe.state, drained, *pascif_costs(steps_in, pe.levels, config.neuron_steps), pe.written) + 1
+                freed = pe_row(kind, pe.state, drained, self._levels_in, *pascif_costs(steps_in, pe.levels, config.neuron_steps), pe.written) + 1
         if not empty:
             pe.matches += [(pe.first[pair], matches[pair]) for pair in range(pairs) if matches[pair]]
         return free, freed

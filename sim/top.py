@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from neuroflex.formats import StallCause, descriptor_lines
-from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, serial_pe, snn_pe
+from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, snn_pe
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
 from neuroflex.sim.loops import njit
 from neuroflex.sim.pascif import first_steps, pascif_costs
 from neuroflex.sim.qcfs import qcfs_cost
+from neuroflex.sim.snn_core import kind_number, pe_chunk, pe_row
 from neuroflex.sim.walk import ADDRESS, CONSUME, FIRST_CHUNK, FIRST_WINDOW, GROUP, LAST_CHUNK, LAST_WINDOW, OUTSIDE
 
 __all__ = ["NO_TRACE", "Recorder", "TileArrays", "TopState", "recorder", "tile_arrays", "moves", "top_advance", "top_init", "top_numbers"]
@@ -172,7 +173,7 @@ def top_init(config, descriptors):
 def top_numbers(config):
     """What :func:`top_advance` has to know of a configuration."""
     per = descriptor_lines(config)
-    return per, (1 << config.address_bits) - per, config.laggy_cycles, config.slots, config.row_buffers, config.snn_pe == "serial"
+    return per, (1 << config.address_bits) - per, config.laggy_cycles, config.slots, config.row_buffers, kind_number(config)
 
 
 def moves(state):
@@ -201,7 +202,7 @@ def _clear(state, tile):
 
 
 @njit(cache=True)
-def _chunk_events(state, tile, chunk, now, laggy_cycles, serial, record):
+def _chunk_events(state, tile, chunk, now, laggy_cycles, snn_kind, record):
     """A chunk's last beat is on the bus: what all PEs of its group will do."""
     group = tile.chunks[chunk, GROUP]
     row_ends = tile.chunks[chunk, LAST_CHUNK] == 1
@@ -224,16 +225,11 @@ def _chunk_events(state, tile, chunk, now, laggy_cycles, serial, record):
                 if row_ends:
                     end = ann_pe.ann_row_end(state.ann[pe], retired, tile.cost1[0, i], columns, written) - 1
             else:
-                if serial:
-                    start, retired = serial_pe.serial_chunk(state.snn[pe], now, pairs, ahead, tile.empty[chunk], matches, first)
-                    slot_free, drained = retired + serial_pe.SLOT_RELEASE, retired + serial_pe.DRAIN_LATENCY
-                else:
-                    taken, start, retired, left, ended = snn_pe.snn_chunk(
-                        state.snn[pe], now, tile.settings[_LEVELS_IN] > 1, laggy_cycles, pairs, ahead, tile.empty[chunk], matches, first)
-                    slot_free, drained = ended + snn_pe.RELEASE_LATENCY + 1, ended + snn_pe.DRAIN_LATENCY
+                slot_free, drained = pe_chunk(snn_kind, state.snn[pe], now, tile.settings[_LEVELS_IN], laggy_cycles, pairs, ahead, tile.empty[chunk],
+                                              matches, first)
                 released = max(released, slot_free)
                 if row_ends:
-                    end = snn_pe.snn_row(state.snn[pe], drained, tile.cost1[1, i, :columns], tile.cost2[1, i, :columns], written)
+                    end = pe_row(snn_kind, state.snn[pe], drained, tile.settings[_LEVELS_IN], tile.cost1[1, i, :columns], tile.cost2[1, i, :columns], written)
             if row_ends:
                 freed = max(freed, end + 1)
             if traced:
@@ -316,7 +312,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
     state : TopState
     tile : TileArrays
         Of the descriptor that the sequencer will read next; anything of that shape when it is not a layer.
-    numbers : (descriptor lines, last line for a descriptor, laggy cycles, slots, row buffers, whether SNN PEs add serially)
+    numbers : (descriptor lines, last line for a descriptor, laggy cycles, slots, row buffers, kind of SNN PE)
         From :func:`top_numbers`.
     verdict : int
         :func:`~neuroflex.sim.sequencer.check_descriptor` of that descriptor.
@@ -338,7 +334,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         1: the layer is over, the next descriptor will be asked for. 2: the job is over. 0: stopped by ``limit``.
     """
     r = state.scalars
-    descriptor_lines, last_program, laggy_cycles, slots, row_buffers, serial = numbers
+    descriptor_lines, last_program, laggy_cycles, slots, row_buffers, snn_kind = numbers
     request_ready, write_ready, read_go = patterns
     seq, bus, settings = state.sequencer, state.broadcaster, tile.settings
     groups = 1 << settings[_GROUPS]      # those beyond never see a chunk
@@ -496,7 +492,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
                 state.begun[group] += 1
                 state.rows_begun[group] += tile.chunks[chunk, FIRST_CHUNK]
             if bus[broadcaster.BUS_LAST]:
-                _chunk_events(state, tile, chunk, now, laggy_cycles, serial, record)
+                _chunk_events(state, tile, chunk, now, laggy_cycles, snn_kind, record)
         broadcaster.broadcaster_step(bus, tile.chunks, tile.lines, pulse_run, fetch_ready, cache_read_ready, response_valid, slot_free,
                                      row_free, block_done)
         if pulse_loader:

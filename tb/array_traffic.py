@@ -4,13 +4,17 @@ from collections import Counter
 import numpy as np
 
 from neuroflex.formats import Core
+from neuroflex.sim.binary_pe import bit_count
 from neuroflex.sim.numerics import qcfs
+from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.pe_array import PeArray
 from neuroflex.sim.serial_pe import WAITING
 from neuroflex.tb.bench import Bench
 from neuroflex.tb.pe_traffic import Chunk, Slice, Timeline, random_levels, random_slice
 
 __all__ = ["Layers", "compare_pe"]
+
+_BITWISE = ("binary", "radix")      # kinds of SNN PE that add bit by bit
 
 
 class Layers:
@@ -131,10 +135,27 @@ class Layers:
                 matches = slice_.match_counts(chunk.index, chunk.mask)
                 cover["engine held"] += int(((matches > 2 * WAITING) & (additions > 2 * matches)).sum())
                 cover["one addition a match"] += int(((additions == matches) & (matches > 0)).sum())
+        if self.core == Core.SNN and self.config.snn_pe in _BITWISE:
+            self._cover_bits(chunk, slices)
         return self.model.chunk(
             chunk.group, chunk.beats, counts, empty=chunk.empty,
             first_chunk=chunk.first_chunk, last_chunk=chunk.last_chunk, first_window=chunk.first_window, last_window=chunk.last_window,
             levels=levels)
+
+    def _cover_bits(self, chunk, slices):
+        """Coverage of PEs that add bit by bit: bits of what they add for a match, and which of two stages a column waits for."""
+        cover, top = self.cover, self.settings[-1][2]
+        for slice_ in slices:
+            met = (slice_.weights[chunk.index] != 0) & chunk.mask
+            added = met * (chunk.levels if self.config.snn_pe == "radix" else top - chunk.levels)
+            several = np.bitwise_count(added)
+            cover["match without a bit"] += int((met & (added == 0)).sum())
+            cover["match of one bit"] += int((several == 1).sum())
+            cover["match of several bits"] += int((several > 1).sum())
+            if chunk.last_chunk:
+                neuron = pascif_costs(np.ones(slice_.columns, np.int64), slice_.levels, self.config.neuron_steps)[1]
+                cover["the sum takes longer"] += int((bit_count(top) > neuron).sum())
+                cover["the neuron takes longer"] += int((bit_count(top) < neuron).sum())
 
     def arrays(self):
         """Stimuli of an array, by port, and the model's outputs."""
@@ -156,6 +177,9 @@ class Layers:
                   "clipped column", "column between", "no product in a column", "max of a window")
         if self.core == Core.SNN and self.config.snn_pe == "serial":
             points += ("engine held", "one addition a match")
+        if self.core == Core.SNN and self.config.snn_pe in _BITWISE and self.config.snn_levels > 3:
+            points += ("match of one bit", "match of several bits", "the sum takes longer", "the neuron takes longer")
+            points += () if self.config.snn_pe == "radix" else ("match without a bit",)
         array = () if self._single else ("several PEs loaded", "several groups", "a PE without columns", "waits for output")
         few = {point: self.cover[point] for point in points if self.cover[point] < least}
         few |= {point: self.cover[point] for point in array if self.cover[point] < 10}

@@ -5,7 +5,7 @@ Test plan
 * random columns: accumulators of random matches, arbitrary arrivals of both signs, sums on and next to the boundaries of the
   staircase, extremes of accumulators, theta and bias; ready and the output in every cycle;
 * T1 and T2 constant, as in a layer, and mixed, where a column waits for stage 2; gaps and bursts; tags;
-* largest T of 1, 4, 8 and 15, with 1, 2 and 3 steps per cycle; library and cocotb engines;
+* largest T of 1, 4, 8 and 15, with 1, 2 and 3 steps per cycle, and largest T1 of 1 and 3 where T2 goes further; library and cocotb engines;
 * corrections beyond T1 are random: they must not matter;
 * coverage: see `cover`; more than 10,000 columns;
 * faults: a membrane too narrow, a wrong correction, a step beyond T1 that fires, a lost step of stage 2, a wrong clip;
@@ -32,23 +32,26 @@ ONE = dict(acc_bits=5, theta_bits=4, bias_bits=4, max_levels=1, steps_per_cycle=
 TYPICAL = dict(acc_bits=14, theta_bits=12, bias_bits=16, max_levels=8, steps_per_cycle=2, tag_bits=4)
 SINGLE = dict(acc_bits=8, theta_bits=6, bias_bits=8, max_levels=4, steps_per_cycle=1, tag_bits=2)
 LARGE = dict(acc_bits=22, theta_bits=24, bias_bits=32, max_levels=15, steps_per_cycle=3, tag_bits=8)
+WHOLE = dict(acc_bits=17, theta_bits=12, bias_bits=16, max_levels=8, max_levels_in=1, steps_per_cycle=2, tag_bits=4)
+FEW = dict(acc_bits=8, theta_bits=6, bias_bits=8, max_levels=5, max_levels_in=3, steps_per_cycle=2, tag_bits=2)
 
 
-def random_jobs(rng, count, *, acc_bits, theta_bits, bias_bits, max_levels, steps_per_cycle, tag_bits):
+def random_jobs(rng, count, *, acc_bits, theta_bits, bias_bits, max_levels, max_levels_in=None, steps_per_cycle, tag_bits):
     """Fields of random columns, and their arrivals."""
+    most_in = max_levels_in or max_levels
     low, high = signed_range(acc_bits)
     run = np.arange(count) // 16        # T1 and T2 stay for a while, then change with every column
     mixed = run % 2 == 1
-    t1, t2 = (np.where(mixed, rng.integers(1, max_levels, count, endpoint=True),
-                       rng.choice([1, max_levels, rng.integers(1, max_levels, endpoint=True)], run[-1] + 1)[run])
-              for _ in range(2))
+    t1, t2 = (np.where(mixed, rng.integers(1, most, count, endpoint=True),
+                       rng.choice([1, most, rng.integers(1, most, endpoint=True)], run[-1] + 1)[run])
+              for most in (most_in, max_levels))
     theta = np.minimum(1 << rng.integers(0, theta_bits + 1, count), (1 << theta_bits) - 1)
     theta = np.maximum(1, theta - rng.integers(0, 2, count) * rng.integers(0, theta // 2 + 1))
 
     matches = 6
     weights = rng.integers(-128, 127, (count, matches), endpoint=True) >> max(0, 11 - acc_bits)
     levels = np.minimum(rng.integers(0, max_levels, (count, matches), endpoint=True), t1[:, None])
-    pseudo, corrections = pseudo_corrections(weights, levels, max_levels)
+    pseudo, corrections = pseudo_corrections(weights, levels, most_in)
     scale = rng.integers(0, acc_bits, count)
     wild = rng.random(count) < 0.4
     pseudo = np.where(wild, rng.integers(low, high, count, endpoint=True) >> scale, pseudo)
@@ -59,7 +62,7 @@ def random_jobs(rng, count, *, acc_bits, theta_bits, bias_bits, max_levels, step
     corrections = np.where(extreme[:, None], np.where(sign, high, low)[:, None], corrections)
     pseudo, corrections = np.clip(pseudo, low, high), np.clip(corrections, low, high)
 
-    counted = np.arange(max_levels)[:, None] < t1
+    counted = np.arange(most_in)[:, None] < t1
     total = np.where(counted, arrivals(pseudo, corrections), 0).sum(0)
     boundary = rng.integers(-1, max_levels + 2, count) * theta - (theta >> 1) - total + rng.integers(-2, 3, count)
     uniform = rng.integers(*signed_range(bias_bits), count, endpoint=True) >> rng.integers(0, bias_bits, count)
@@ -76,6 +79,7 @@ def compare(bench, sizes, count, seed, engine="library", cover=True):
     rng = np.random.default_rng(seed)
     jobs = random_jobs(rng, count, **sizes)
     most, steps = sizes["max_levels"], sizes["steps_per_cycle"]
+    most_in = sizes.get("max_levels_in", most)
     arrival = random_arrivals(rng, count, -(-most // steps))
     accept, handover, result = pascif_cycles(arrival, jobs["t1"], jobs["t2"], steps)
     y = pascif(arrivals(jobs["pseudo"], jobs["corrections"]), jobs["bias"], jobs["theta"], jobs["t2"], steps_in=jobs["t1"])
@@ -87,7 +91,7 @@ def compare(bench, sizes, count, seed, engine="library", cover=True):
     np.add.at(busy, accept + 1, 1)
     np.add.at(busy, handover, -1)
     acc, level, tag = sizes["acc_bits"], level_bits(most), sizes["tag_bits"]
-    payload = concat((jobs["pseudo"][job], acc), *((jobs["corrections"][job, t], acc) for t in range(most - 1)),
+    payload = concat((jobs["pseudo"][job], acc), *((jobs["corrections"][job, t], acc) for t in range(most_in - 1)),
                      (jobs["bias"][job], sizes["bias_bits"]), (jobs["theta"][job], sizes["theta_bits"]),
                      (jobs["t1"][job], level), (jobs["t2"][job], level), (jobs["tag"][job], tag))
     answer = concat((held(result, y, cycles), level), (held(result, jobs["tag"], cycles), tag))
@@ -100,7 +104,7 @@ def compare(bench, sizes, count, seed, engine="library", cover=True):
 
 def cover_jobs(jobs, y, accept, handover, arrival, sizes):
     bias, theta, t1, t2 = (jobs[name] for name in ("bias", "theta", "t1", "t2"))
-    most = sizes["max_levels"]
+    most, most_in = sizes["max_levels"], sizes.get("max_levels_in", sizes["max_levels"])
     doubled = 2 * (jobs["total"] + bias) + theta
     cost1, cost2 = pascif_costs(t1, t2, sizes["steps_per_cycle"])
     coverage = Coverage("PASC-IF")
@@ -109,16 +113,16 @@ def cover_jobs(jobs, y, accept, handover, arrival, sizes):
         below_boundary=doubled % (2 * theta) >= 2 * theta - 2, theta_1=theta == 1, theta_odd=(theta % 2 == 1) & (theta > 1),
         theta_even=theta % 2 == 0, theta_max=theta == theta.max(), pseudo_min=jobs["pseudo"] == jobs["pseudo"].min(),
         pseudo_max=jobs["pseudo"] == jobs["pseudo"].max(), bias_negative=bias < 0, t1_1=t1 == 1, t2_1=t2 == 1,
-        t1_max=t1 == most, t2_max=t2 == most, waited=accept > arrival, came_late=accept[1:] > handover[:-1],
+        t1_max=t1 == most_in, t2_max=t2 == most, waited=accept > arrival, came_late=accept[1:] > handover[:-1],
         back_to_back=np.diff(accept) == np.maximum(cost1, cost2)[:-1],
         **{f"y_{n}": y == n for n in range(most + 1)})
     if most > 1:
-        coverage.add(t1_below_t2=t1 < t2, t1_above_t2=t1 > t2)
+        coverage.add(t1_below_t2=t1 < t2, **({"t1_above_t2": t1 > t2} if most_in > 1 else {}))
         coverage.add(blocked=handover > accept + cost1)
     return coverage
 
 
-@pytest.mark.parametrize("sizes", [ONE, SINGLE, LARGE], ids=["one level", "one step", "large"])
+@pytest.mark.parametrize("sizes", [ONE, SINGLE, LARGE, WHOLE, FEW], ids=["one level", "one step", "large", "one step in", "few steps in"])
 def test_equals_model(sizes):
     compare(Bench(PascIF(**sizes), "pascif"), sizes, 20_000, SEED)
 

@@ -6,7 +6,7 @@ Plan
 * Takes of addresses with and without additions, and as soon as the latency allows after the last one; an
   address starts again from 0 after a take.
 * Extreme weights, and enough of them to wrap a narrow sum around.
-* One sum (pseudo accumulator) and several (corrections); 10,000 additions and more each.
+* One sum (pseudo accumulator) and several (corrections), with common registers and with their own; 10,000 additions and more each.
 * Faults: the first addition adds to what was left, a selection is ignored.
 """
 import gc
@@ -23,7 +23,7 @@ from neuroflex.tb.coverage import Coverage
 
 SEED = 20260301
 SHAPES = {"pseudo": dict(depth=32, acc_bits=12, sums=1), "corrections": dict(depth=8, acc_bits=20, sums=7),
-          "two": dict(depth=64, acc_bits=22, sums=2)}
+          "two": dict(depth=64, acc_bits=22, sums=2), "apart": dict(depth=64, acc_bits=20, sums=3, apart=True)}
 
 
 def check(shape, *, cycles, seed, verilog_edit=None, engine="library"):
@@ -73,6 +73,18 @@ FAULTS = {
     "the first addition adds to what was left": lambda v: re.sub(r"first <= .*;", "first <= 0;", v),
     "a selection is ignored": lambda v: re.sub(r"select <= .*;", "select <= ~7'h0;", v),
 }
+
+
+APART_FAULTS = {
+    "a sum sees the additions of others": lambda v: re.sub(r"assign needed_1 = [^;]*;", "assign needed_1 = needed_0;", v),
+    "the first addition of a sum that is not selected leaves what was there": lambda v: re.sub(r"assign needed_2 = ([^;]*);", r"assign needed_2 = \1 & add[16];", v),
+}
+
+
+@pytest.mark.parametrize("fault", list(APART_FAULTS))
+def test_fault_is_seen_with_sums_apart(fault):
+    with pytest.raises(Mismatch):
+        check(SHAPES["apart"], cycles=500, seed=SEED, verilog_edit=APART_FAULTS[fault])
 
 
 @pytest.mark.parametrize("fault", list(FAULTS))

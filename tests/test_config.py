@@ -46,7 +46,7 @@ def test_name(name, why):
         ArchConfig(name=name)
 
 
-@pytest.mark.parametrize("value, why", [(3, "must be a string"), ("parallel", "must be one of dual_prefix, serial$"), ("", "must be one of")])
+@pytest.mark.parametrize("value, why", [(3, "must be a string"), ("parallel", "must be one of dual_prefix, serial, binary, radix$"), ("", "must be one of")])
 def test_kind_of_snn_pe(value, why):
     assert ArchConfig().snn_pe == "dual_prefix"
     with pytest.raises(ConfigError, match=f"^snn_pe = .*: {why}"):
@@ -87,8 +87,9 @@ def test_toml_round_trip(preset, tmp_path):
     assert ArchConfig.from_dict(config.to_dict()) == config
 
 
-def test_example_of_serial_pes_is_the_preset_but_for_them():
-    assert load_config(Path(__file__).parents[1] / "examples" / "paper_serial.toml") == PRESETS["paper"].replace(snn_pe="serial")
+def test_examples_of_other_snn_pes_are_the_preset_but_for_them():
+    for kind in ("serial", "binary", "radix"):
+        assert load_config(Path(__file__).parents[1] / "examples" / f"paper_{kind}.toml") == PRESETS["paper"].replace(snn_pe=kind)
 
 
 def test_wrong_files(tmp_path):

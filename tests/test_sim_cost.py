@@ -93,7 +93,7 @@ def test_every_term_of_the_costs_by_hand(digits):
     delay = column_costs(network, layer, run, PRESETS["tiny"]).delay
     want = {"join": (m / 4, m / 4), "fast_prefix": (m / 2, m / 4), "weight_read": (m, m), "level_read": (m, m), "mac": (m, 0), "pseudo": (0, m), "speculation": (0, m),
             "correction": (0, 4 * m - run.level_sum / 8), "laggy_chunk": (0, chunks / 3), "chunk": (chunks / 3,) * 2, "scan": (chunks / 2,) * 2, "ann_output": (rows, 0),
-            "qcfs_step": (3 * rows, 0), "snn_output": (0, rows), "pascif_step": (0, (4 + 3 + 4) * rows), "ann_cycle": (delay[0], 0), "snn_cycle": (0, delay[1]),
+            "match_rest": (0, 0), "weigh_step": (0, 0), "qcfs_step": (3 * rows, 0), "snn_output": (0, rows), "pascif_step": (0, (4 + 3 + 4) * rows), "ann_cycle": (delay[0], 0), "snn_cycle": (0, delay[1]),
             "value_read": (0, 0)}       # that one is for the dense baseline
     assert set(found) == set(want)
     for name, (ann, snn) in want.items():
@@ -126,6 +126,22 @@ def test_serial_pes_pay_for_additions(digits):
     assert np.allclose(column_costs(network, layer, run, config, model=model).delay[Core.SNN], 5 * 64 + 1.5 * run.level_sum / images)
     tile = SimpleNamespace(columns=np.arange(4), core=np.ones(4, int), pe=np.arange(4) % 2)
     assert placed_energy(network, layer, run, config, [tile], energy=none | {"laggy_chunk": 1.0}) == 0
+
+
+@pytest.mark.parametrize("kind", ["binary", "radix"])
+def test_pes_that_add_bit_by_bit_pay_for_bits(digits, kind):
+    """Corrections for the bits that levels lack, or additions for their own; three bits of each sum; the cycles of the other kind."""
+    network, trace = digits
+    layer, run, config = network.layer("act2"), trace.layers["act2"], PRESETS["tiny"].replace(snn_pe=kind)
+    snn = {name: one[Core.SNN] for name, one in events(network, layer, run, config, per_pe=3).items()}
+    m, rows, fast = run.matches / 8, run.rows, config.chunk_bits / 128
+    want = {"pseudo": m, "correction": run.lacking_bits / 8, "fast_prefix": fast * m, "laggy_chunk": rows * 9 / 3 * fast, "match_rest": 0}
+    if kind == "radix":
+        want = {"pseudo": run.level_bits / 8, "correction": 0, "fast_prefix": 2 * fast * m, "laggy_chunk": 0, "match_rest": m}
+    want |= {"speculation": m, "level_read": m, "weigh_step": 3 * rows, "pascif_step": rows * 2 * layer.levels.astype(int), "snn_output": rows}
+    for name, expected in want.items():
+        assert np.allclose(snn[name], expected), name
+    assert np.array_equal(column_costs(network, layer, run, config).delay, column_costs(network, layer, run, PRESETS["tiny"]).delay)
 
 
 def test_columns_that_the_snn_core_cannot_take(digits):
@@ -169,7 +185,7 @@ def test_chunks_are_paid_by_every_pe_that_has_columns(digits):
     assert spent(tile((0, 2), [1, 1], [0, 1]), tile((2, 4), [1, 1], [0, 0])) == 3 * chunks
 
 
-@pytest.mark.parametrize("core, kind", [(Core.ANN, "dual_prefix"), (Core.SNN, "dual_prefix"), (Core.SNN, "serial")])
+@pytest.mark.parametrize("core, kind", [(Core.ANN, "dual_prefix"), (Core.SNN, "dual_prefix"), (Core.SNN, "serial"), (Core.SNN, "radix")])
 def test_predicted_cycles_are_those_of_the_golden_model(core, kind):
     """Busiest PE of synthetic layers on `tiny`, by matches and by the scanner."""
     table = np.array([one for densities in ((0.3, 0.3), (0.26, 0.05), (0.26, 0.02))

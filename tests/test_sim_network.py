@@ -97,6 +97,9 @@ def test_match_counts_and_densities():
     assert got.rows == 12
     assert got.matches.tolist() == [int(((rows != 0) & held[:, n]).sum()) for n in range(6)]
     assert got.level_sum.tolist() == [int((rows * held[:, n]).sum()) for n in range(6)]
+    met, top = rows != 0, int(network.input_levels(layer).max())
+    assert got.level_bits.tolist() == [int((np.bitwise_count(rows) * held[:, n]).sum()) for n in range(6)]
+    assert got.lacking_bits.tolist() == [int((np.bitwise_count(met * (top - rows)) * held[:, n]).sum()) for n in range(6)]
     assert got.density == (rows != 0).mean() and got.weight_density == held.mean()
 
 

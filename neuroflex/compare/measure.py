@@ -18,7 +18,7 @@ from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError,
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
 from neuroflex.sim.cost import column_costs, neuron_steps, placed_energy
-from neuroflex.sim.energy import SETS, energy_table
+from neuroflex.sim.energy import SETS, energy_table, of_kind
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import quantise
 from neuroflex.sim.pascif import first_steps
@@ -351,7 +351,7 @@ def _iso_area(subject, config, iso, by_part, costs, runs):
                     on = np.concatenate([tile.columns[tile.core == Core.SNN] for tile in tiles[layer.name]])
                     spared = float((steps - layer.levels)[on].sum()) * grid[0] * grid[1] / part.fraction
                 for which, table in _TABLES.items():
-                    spent[which] += own.energy[which] - spared * table["pascif_step"]
+                    spent[which] += own.energy[which] - spared * of_kind(table, config.snn_pe)["pascif_step"]
         found[name] = {"cycles": cycles, "cycles_running": running, "energies": spent, "pes": iso.pes(core),
                        "how": "same-chip cycles scaled to " + f"{iso.pes(core)} PEs: {iso.source}"}
     return found
