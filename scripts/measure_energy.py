@@ -18,29 +18,43 @@ import numpy as np
 from amaranth.back import rtlil
 from rich.console import Console
 
-from neuroflex.config import PRESETS
+from neuroflex.config import PRESETS, SNN_PES
 from neuroflex.formats import LEVEL_BITS, Core
 from neuroflex.hdl.ann_pe import AnnPe
+from neuroflex.hdl.binary_pe import BinaryPe
+from neuroflex.hdl.radix_pe import RadixPe
+from neuroflex.hdl.serial_pe import SerialPe
 from neuroflex.hdl.snn_pe import SnnPe
 from neuroflex.power import mapping
 from neuroflex.power.activity import simulate
 from neuroflex.power.liberty import Library
 from neuroflex.power.netlist import Netlist
 from neuroflex.power.sram import SOURCE, access_energy
+from neuroflex.sim.binary_pe import bit_count
 from neuroflex.sim.cost import neuron_steps
+from neuroflex.sim.pascif import first_steps
 from neuroflex.tb.array_traffic import Layers
 
-__all__ = ["EVENTS", "coefficients", "column_energy", "fit", "layers_of", "markdown", "measure_pe", "netlist_of"]
+__all__ = ["EVENTS", "EXPLAINED_BY", "coefficients", "column_energy", "fit", "layers_of", "markdown", "measure_pe", "netlist_of"]
 
 ROOT = Path(__file__).parent.parent
-PES = {Core.ANN: AnnPe, Core.SNN: SnnPe}
-# What the energy of a layer is explained by, for each core. "several": only layers whose inputs have more than one level.
+PES = {"AnnPe": AnnPe, "SnnPe": SnnPe, "SerialPe": SerialPe, "BinaryPe": BinaryPe, "RadixPe": RadixPe}
+KINDS = {block: kind for kind, block in SNN_PES.items()}
+# What the energy of a layer is explained by, and for which PEs.
 EVENTS = {
-    Core.ANN: {"cycle": "cycles", "match": "matches", "chunk": "chunks broadcast", "scan": "pairs of column masks read",
-               "output": "column outputs", "qcfs_step": "steps of the QCFS unit: bits of L per output"},
-    Core.SNN: {"cycle": "cycles", "match": "matches", "speculation": "matches of layers with several levels",
-               "correction": "levels that matches lack to L", "chunk": "chunks broadcast", "laggy_chunk": "chunks of layers with several levels",
-               "scan": "pairs of column masks read", "output": "column outputs", "pascif_step": "steps of the PASC-IF neuron"},
+    "cycle": "cycles", "match": "matches", "chunk": "chunks broadcast", "scan": "pairs of column masks read", "output": "column outputs",
+    "qcfs_step": "steps of the QCFS unit: bits of L per output",
+    "speculation": "matches of layers with several levels", "correction": "levels that matches lack to L (`BinaryPe`: bits of that number)",
+    "laggy_chunk": "chunks of layers with several levels", "addition": "levels of matches (`RadixPe`: bits of them)",
+    "weigh_step": "bits of L per output", "pascif_step": "steps of the PASC-IF neuron",
+}
+_COMMON = ("cycle", "match", "chunk", "scan", "output")
+EXPLAINED_BY = {
+    "AnnPe": (*_COMMON, "qcfs_step"),
+    "SnnPe": (*_COMMON, "speculation", "correction", "laggy_chunk", "pascif_step"),
+    "SerialPe": (*_COMMON, "speculation", "addition", "pascif_step"),
+    "BinaryPe": (*_COMMON, "speculation", "correction", "laggy_chunk", "weigh_step", "pascif_step"),
+    "RadixPe": (*_COMMON, "speculation", "addition", "weigh_step", "pascif_step"),
 }
 errors = Console(stderr=True)
 
@@ -82,22 +96,30 @@ def layers_of(config, core, seed, count):
     return stimulus, {name: np.asarray(outputs[name][0]) for name in names}, found
 
 
-def _events(core, layer):
+def _added(block, levels, top):
+    """How often a PE adds the weights of matches of these levels, beyond once, by event."""
+    lacking = top - levels
+    return {"correction": np.bitwise_count(lacking) if block == "BinaryPe" else lacking,
+            "addition": np.bitwise_count(levels) if block == "RadixPe" else levels}
+
+
+def _events(block, config, layer):
     """Counts of a layer's events by name."""
     begin, end, top, slice_, chunks = layer
-    matches = lacking = scans = 0
+    counts = dict.fromkeys(EVENTS, 0)
     for chunk in chunks:
         met = (slice_.weights[chunk.index] != 0) & chunk.mask
-        matches += int(met.sum())
-        lacking += int((met * (top - chunk.levels)).sum())
-        scans += 0 if chunk.empty else slice_.pairs
+        counts["match"] += int(met.sum())
+        counts["scan"] += 0 if chunk.empty else slice_.pairs
+        for event, added in _added(block, chunk.levels, top).items():
+            counts[event] += int((met * added).sum())
     rows = sum(chunk.last_chunk for chunk in chunks)
-    several = top > 1
-    counts = {"cycle": end - begin, "match": matches, "chunk": len(chunks), "scan": scans, "output": rows * slice_.columns}
-    if core == Core.ANN:
-        return counts | {"qcfs_step": rows * sum(int(level).bit_length() for level in slice_.levels)}
-    return counts | {"speculation": several * matches, "correction": several * lacking, "laggy_chunk": several * len(chunks),
-                     "pascif_step": rows * int(neuron_steps(top, slice_.levels).sum())}
+    counts |= {"cycle": end - begin, "chunk": len(chunks), "output": rows * slice_.columns,
+               "qcfs_step": rows * sum(int(level).bit_length() for level in slice_.levels), "weigh_step": rows * slice_.columns * bit_count(top),
+               "pascif_step": rows * int(neuron_steps(first_steps(config, top), slice_.levels).sum())}
+    if top > 1:
+        counts |= {"speculation": counts["match"], "laggy_chunk": len(chunks)}
+    return {event: counts[event] for event in EXPLAINED_BY[block]}
 
 
 def fit(counts, energy, names):
@@ -125,11 +147,12 @@ def fit(counts, energy, names):
     return {"pj": pj, "error": error, "residual": float(np.sqrt(np.mean(rest ** 2)))}
 
 
-def measure_pe(core, config, library, folder, *, seed, layers):
-    """Area, delay and energy per event of a core's PE, as it goes into the JSON file."""
-    name = f"{core.name.lower()}_pe"
-    netlist = netlist_of(PES[core](config), name, library, folder)
-    stimulus, expected, runs = layers_of(config, core, seed, layers)
+def measure_pe(block, config, library, folder, *, seed, layers):
+    """Area, delay and energy per event of a PE, as it goes into the JSON file."""
+    name = {"AnnPe": "ann_pe", "SnnPe": "snn_pe"}.get(block, f"{KINDS.get(block)}_pe")
+    config = config.replace(snn_pe=KINDS.get(block, config.snn_pe))
+    netlist = netlist_of(PES[block](config), name, library, folder)
+    stimulus, expected, runs = layers_of(config, Core.ANN if block == "AnnPe" else Core.SNN, seed, layers)
     errors.print(f"{name}: {sum(netlist.counts.values())} cells, running {len(expected['y'])} cycles ...")
     started = time.process_time()
     activity = simulate(netlist, stimulus)
@@ -145,7 +168,7 @@ def measure_pe(core, config, library, folder, *, seed, layers):
         for column, memory in enumerate(owners):
             of_memory[memory.name] += accesses[:, column] * access_energy(memory.words, memory.width)
     kinds = {"settled": activity.settled, "glitches": activity.glitches, "clock": activity.clock}
-    counts, names = [_events(core, run) for run in runs], list(EVENTS[core])
+    counts, names = [_events(block, config, run) for run in runs], EXPLAINED_BY[block]
 
     def of_runs(per_cycle):
         return [per_cycle[begin:end].sum() for begin, end, *_ in runs]
@@ -178,9 +201,9 @@ def coefficients(results):
     """The set ``measured-sky130`` of `neuroflex.sim.energy`: name → (pJ, standard error), from what a run of this script wrote.
 
     What works on masks is scaled from the measured width to the 128 bits of the table; reads of weights and levels are those counted,
-    at the price of the preset ``paper``'s memories.
+    at the price of the preset ``paper``'s memories. Names with a dot are those of kinds of SNN PE other than ``dual_prefix``.
     """
-    ann, snn = (results["blocks"][pe.__name__] for pe in (AnnPe, SnnPe))
+    ann, snn = (results["blocks"][name] for name in ("AnnPe", "SnnPe"))
 
     def total(block, event):
         return np.array([block["logic"][key][event] + sign * block["memory"][key][event] for key, sign in (("pj", 1), ("error", 1))])
@@ -209,17 +232,33 @@ def coefficients(results):
         "ann_cycle": total(ann, "cycle"), "snn_cycle": total(snn, "cycle"),
         "value_read": np.array([weights / paper.line_bytes, 0.0]),
     }
+    for name, block in results["blocks"].items():
+        if name in ("AnnPe", "SnnPe"):
+            continue
+        match, several = difference(total(block, "match"), join, fast, weight), total(block, "speculation")
+        own = {"snn_output": total(block, "output"), "pascif_step": total(block, "pascif_step"), "snn_cycle": total(block, "cycle")}
+        if "addition" in EXPLAINED_BY[name]:
+            own |= {"pseudo": total(block, "addition"), "match_rest": match, "speculation": difference(several, fast, level)}
+        else:
+            own |= {"pseudo": match, "speculation": difference(several, level), "correction": total(block, "correction"),
+                    "laggy_chunk": wide * total(block, "laggy_chunk")}
+        if "weigh_step" in EXPLAINED_BY[name]:
+            own["weigh_step"] = total(block, "weigh_step")
+        found |= {f"{KINDS[name]}.{event}": value for event, value in own.items()}
     return {name: tuple(float(round(one, 3)) for one in value) for name, value in found.items()}
 
 
-def column_energy(results, core, *, matches, levels, chunks, columns, kinds=("logic", "memory")):
+def column_energy(results, name, *, matches, levels, chunks, columns, kinds=("logic", "memory")):
     """pJ of one column's row: ``levels`` in and out, nonzero levels q as likely as 0.6^q, ``columns`` on the PE, which is never idle."""
-    several, likely = levels > 1, 0.6 ** np.arange(1, levels + 1)
-    lacking = levels - float(likely @ np.arange(1, levels + 1) / likely.sum())
-    counts = {"cycle": max(matches + 1, chunks / 2), "match": matches, "chunk": chunks / columns, "scan": chunks / 2, "output": 1,
-              "qcfs_step": int(levels).bit_length(), "speculation": several * matches, "correction": several * matches * lacking,
-              "laggy_chunk": several * chunks / columns, "pascif_step": int(neuron_steps(levels, levels))}
-    block = results["blocks"][PES[core].__name__]
+    several, each = levels > 1, np.arange(1, levels + 1)
+    likely = 0.6 ** each / (0.6 ** each).sum()
+    added = {event: float(likely @ one) for event, one in _added(name, each, levels).items()}
+    serial = name == "SerialPe"
+    counts = {"cycle": max(matches * (added["addition"] if serial else 1) + 1, chunks / 2), "match": matches, "chunk": chunks / columns, "scan": chunks / 2,
+              "output": 1, "qcfs_step": int(levels).bit_length(), "weigh_step": int(levels).bit_length(), "speculation": several * matches,
+              "correction": matches * added["correction"], "addition": matches * added["addition"], "laggy_chunk": several * chunks / columns,
+              "pascif_step": int(neuron_steps(levels if name == "SnnPe" else 1, levels))}
+    block = results["blocks"][name]
     return sum(counts[event] * value for kind in kinds for event, value in block[kind]["pj"].items())
 
 
@@ -242,23 +281,22 @@ def markdown(results):
     for kind, text in (("settled", "transitions without glitches"), ("glitches", "glitches"), ("clock", "clock pins and gates")):
         row(f"share of energy: {text}", lambda b, kind=kind: f"{b['shares'][kind] / sum(b['shares'].values()):.1%}")
     row("share of energy: memories (model)", lambda b: f"{sum(v for k, v in b['shares'].items() if k.startswith('memory')) / sum(b['shares'].values()):.1%}")
-    lines += ["", "pJ per event, logic and clock (measured) + memories (model):", "", "| event | `AnnPe` | `SnnPe` |", "| --- | ---: | ---: |"]
-    ann, snn = blocks["AnnPe"], blocks["SnnPe"]
-    for event, text in {**EVENTS[Core.ANN], **EVENTS[Core.SNN]}.items():
-        cells = [f"{b['logic']['pj'][event]:.3g} ± {b['logic']['error'][event]:.1g} + {b['memory']['pj'][event]:.3g}" if event in b["logic"]["pj"] else ""
-                 for b in (ann, snn)]
-        lines.append(f"| {text} | {cells[0]} | {cells[1]} |")
+    lines += ["", "pJ per event, logic and clock (measured) + memories (model):", "", "| event | " + " | ".join(f"`{name}`" for name in blocks) + " |",
+              "| --- |" + " ---: |" * len(blocks)]
+    for event, text in EVENTS.items():
+        row(text, lambda b, event=event: f"{b['logic']['pj'][event]:.3g} ± {b['logic']['error'][event]:.1g} + {b['memory']['pj'][event]:.3g}" if event in b["logic"]["pj"] else "")
     lines += ["", "Energy of an SNN column ÷ that of the same ANN column, nine chunks, eight columns per PE, levels q as likely as 0.6^q; "
-              "measured logic and clock alone (with memories by the model):", "",
-              "| matches per row | L = 1 | L = 2 | L = 4 | L = 8 |", "| ---: |" + " ---: |" * 4]
-    for matches in (1, 4, 12, 50, 104, 216):
-        cells = []
-        for levels in (1, 2, 4, 8):
-            options = dict(matches=matches, levels=levels, chunks=9, columns=8)
-            ratios = [column_energy(results, Core.SNN, kinds=kinds, **options) / column_energy(results, Core.ANN, kinds=kinds, **options)
-                      for kinds in (("logic",), ("logic", "memory"))]
-            cells.append(f"{ratios[0]:.2f} ({ratios[1]:.2f})")
-        lines.append(f"| {matches} | " + " | ".join(cells) + " |")
+              "measured logic and clock alone (with memories by the model):"]
+    for name in list(blocks)[1:]:
+        lines += ["", f"| `{name}`, matches per row | L = 1 | L = 2 | L = 4 | L = 8 |", "| ---: |" + " ---: |" * 4]
+        for matches in (1, 4, 12, 50, 104, 216):
+            cells = []
+            for levels in (1, 2, 4, 8):
+                options = dict(matches=matches, levels=levels, chunks=9, columns=8)
+                ratios = [column_energy(results, name, kinds=kinds, **options) / column_energy(results, "AnnPe", kinds=kinds, **options)
+                          for kinds in (("logic",), ("logic", "memory"))]
+                cells.append(f"{ratios[0]:.2f} ({ratios[1]:.2f})")
+            lines.append(f"| {matches} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -266,6 +304,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--liberty", default=os.environ.get("NEUROFLEX_LIBERTY"), help="Liberty file, gzipped or not (default: NEUROFLEX_LIBERTY)")
     parser.add_argument("--config", default="tiny", choices=PRESETS, help="preset whose PEs are measured (default: %(default)s)")
+    parser.add_argument("--block", action="append", choices=PES, help="only this PE (repeatable); the others' results stay as they are in the output file")
     parser.add_argument("--layers", type=int, default=60, help="layers of traffic per PE (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "energy", help="where netlists are kept")
@@ -276,8 +315,12 @@ def main():
     library = Library.load(arguments.liberty)
     config = PRESETS[arguments.config].replace(ann_pes=2, snn_pes=2)       # a PE is the same in any array
     results = {"library": library.name, "voltage": library.voltage, "preset": arguments.config, "chunk_bits": config.chunk_bits, "seed": arguments.seed, "memory_model": SOURCE, "blocks": {}}
-    for core, pe in PES.items():
-        results["blocks"][pe.__name__] = measure_pe(core, config, library, arguments.folder, seed=arguments.seed, layers=arguments.layers)
+    earlier = json.loads(arguments.output.read_text())["blocks"] if arguments.block and arguments.output and arguments.output.exists() else {}
+    for block in PES:
+        if block in (arguments.block or PES):
+            results["blocks"][block] = measure_pe(block, config, library, arguments.folder, seed=arguments.seed, layers=arguments.layers)
+        elif block in earlier:
+            results["blocks"][block] = earlier[block]
     results["coefficients"] = coefficients(results)
     text = json.dumps(_rounded(results), indent=1)
     if arguments.output:

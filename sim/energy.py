@@ -83,6 +83,33 @@ _MEASURED = {
     "value_read": (20.428, 0.0),
 }
 _MEASURED_KINDS = {
+    "serial": {
+        "snn_output": (60.61, 7.071),
+        "pascif_step": (4.551, 1.369),
+        "snn_cycle": (21.809, 1.988),
+        "pseudo": (13.779, 2.677),
+        "match_rest": (0.93, 3.256),
+        "speculation": (0.498, 4.149),
+    },
+    "binary": {
+        "snn_output": (30.189, 6.662),
+        "pascif_step": (2.591, 1.555),
+        "snn_cycle": (25.632, 1.291),
+        "pseudo": (13.268, 2.826),
+        "speculation": (5.525, 4.71),
+        "correction": (13.0, 4.253),
+        "laggy_chunk": (176.522, 52.455),
+        "weigh_step": (16.927, 7.115),
+    },
+    "radix": {
+        "snn_output": (30.067, 6.694),
+        "pascif_step": (2.789, 1.61),
+        "snn_cycle": (21.641, 1.26),
+        "pseudo": (14.785, 7.153),
+        "match_rest": (0.0, 8.117),
+        "speculation": (0.0, 3.451),
+        "weigh_step": (19.802, 6.945),
+    },
 }
 _MEMORY = "memories by " + "M. Horowitz, ISSCC 2014, scaled to 130 nm and 1.8 V"
 _SOURCE = {"weight_read": _MEMORY, "level_read": _MEMORY, "value_read": _MEMORY}

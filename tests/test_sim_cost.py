@@ -11,7 +11,7 @@ from neuroflex.compare.shapes import LayerShape
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.sim.cost import ColumnCosts, CostModel, column_costs, fit, placed_energy
-from neuroflex.sim.energy import EVENTS, SETS, energy_table, markdown
+from neuroflex.sim.energy import EVENTS, SETS, energy_table, markdown, of_kind
 from neuroflex.sim.network import evaluate
 
 
@@ -142,6 +142,15 @@ def test_pes_that_add_bit_by_bit_pay_for_bits(digits, kind):
     for name, expected in want.items():
         assert np.allclose(snn[name], expected), name
     assert np.array_equal(column_costs(network, layer, run, config).delay, column_costs(network, layer, run, PRESETS["tiny"]).delay)
+
+
+def test_kinds_of_snn_pe_have_coefficients_of_their_own():
+    table = {"pseudo": 1.0, "mac": 2.0, "serial.pseudo": 3.0}
+    assert of_kind(table, "serial") == {"pseudo": 3.0, "mac": 2.0} and of_kind(table, "dual_prefix") == {"pseudo": 1.0, "mac": 2.0}
+    measured = energy_table("measured-sky130")
+    for kind in ("serial", "binary", "radix"):
+        assert of_kind(measured, kind)["snn_cycle"] != measured["snn_cycle"] and set(of_kind(measured, kind)) == set(EVENTS)
+        assert of_kind(energy_table(), kind) == energy_table()
 
 
 def test_columns_that_the_snn_core_cannot_take(digits):
