@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Where SNN columns win: cycles and energy per column of both cores over levels, matches and densities. Prints Markdown.
 
-    scripts/snn_columns.py [--config paper] [--picture docs/pictures/snn_columns.svg] [--json]
+    scripts/snn_columns.py [--config paper] [--density 0.25] [--picture docs/pictures/snn_columns.svg] [--json]
 
 Each point is a layer with nine chunks of inputs per row and as many columns as the PEs of a core hold, run on the golden cycle model once with
 all columns on the ANN core and once with all on the SNN core. A column's cycles are the core's running cycles times its PEs over columns and rows; its
@@ -130,24 +130,27 @@ def picture(points, density):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="paper", help="a preset or a TOML file")
+    parser.add_argument("--density", type=float, help="only this density of the activations, instead of " + ", ".join(map(str, DENSITIES)))
     parser.add_argument("--picture", help="write an SVG here")
     parser.add_argument("--json", action="store_true", help="print the points")
     options = parser.parse_args()
     config = load_config(options.config)
+    densities, shown = (DENSITIES, DENSITIES[1]) if options.density is None else ((options.density,), options.density)
     points = {}
-    for key in itertools.product(LEVELS, MATCHES, DENSITIES, DRAWN):
+    for key in itertools.product(LEVELS, MATCHES, densities, DRAWN):
         if key[0] > 1 or key[3] == "low":      # with one level there is nothing to draw
             points[key] = point(config, *key)
-    points |= {(1, matches, density, "high"): points[1, matches, density, "low"] for matches in MATCHES for density in DENSITIES}
+    points |= {(1, matches, density, "high"): points[1, matches, density, "low"] for matches in MATCHES for density in densities}
     if options.picture:
-        write_atomically(options.picture, picture(points, DENSITIES[1]).encode())
+        write_atomically(options.picture, picture(points, shown).encode())
     if options.json:
         print(json.dumps([one for key, one in points.items() if one and not (key[0] == 1 and key[3] == "high")], indent=2))
         return
     for drawn in DRAWN:
-        print(f"\nLevels: {DRAWN[drawn]}; {100 * DENSITIES[1]:g} % of the activations nonzero.\n\n{table(points, DENSITIES[1], drawn)}")
-    print("\nLargest difference between activations of " + ", ".join(f"{100 * density:g} %" for density in DENSITIES) + ", from 4 matches per row on: "
-          + ", ".join(f"{spread(points, which):.3f} with {which}" for which in SETS))
+        print(f"\nLevels: {DRAWN[drawn]}; {100 * shown:g} % of the activations nonzero.\n\n{table(points, shown, drawn)}")
+    if len(densities) > 1:
+        print("\nLargest difference between activations of " + ", ".join(f"{100 * density:g} %" for density in DENSITIES) + ", from 4 matches per row on: "
+              + ", ".join(f"{spread(points, which):.3f} with {which}" for which in SETS))
 
 
 if __name__ == "__main__":
