@@ -167,7 +167,10 @@ class _Builder:
         constants = [one for one in arguments if isinstance(one, Constant)]
         if constants and not any(isinstance(one, (*_STORED, Scores, Image)) for one in (*arguments, *keywords.values())):
             function = getattr(torch.Tensor, node.target) if node.op == "call_method" else node.target
-            return Constant(constants[0].name, function(*(one.tensor if isinstance(one, Constant) else one for one in arguments), **keywords))
+            try:
+                return Constant(constants[0].name, function(*(one.tensor if isinstance(one, Constant) else one for one in arguments), **keywords))
+            except (RuntimeError, TypeError) as error:
+                self.refuse(f"these arguments do not fit the parameter {constants[0].name!r}: {error}")
         table = self.method_handlers if node.op == "call_method" else self.function_handlers
         handler = table.get(node.target)
         try:

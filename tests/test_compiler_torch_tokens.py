@@ -218,6 +218,7 @@ def test_hand_over_values_and_gradient():
     (lambda s, x: x + x.transpose(1, 2).reshape(-1, 4, C), "'add' .*its operands have different axes"),
     (lambda s, x: x * s.position, r"'mul' \(mul\): a bare parameter or constant in the graph is not supported"),
     (lambda s, x: x + s.position[:, :3], r"'position' of shape \(1, 3, 8\) cannot be added to all images alike"),
+    (lambda s, x: x + s.position.reshape(5, -1), r"'reshape' \(reshape\): these arguments do not fit the parameter 'position'"),
     (lambda s, x: x * 2.0, r"'mul' \(mul\): this operation is not supported, but by a number on the scores"),
     (lambda s, x: x.softmax(-1), "'softmax' .*only the softmax over the last axis of attention's scores"),
     (lambda s, x: (x @ x.transpose(1, 2)).softmax(1) @ x, "'softmax' .*only the softmax over the last axis"),
