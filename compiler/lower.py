@@ -7,7 +7,7 @@ import numpy as np
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES, Core, Opcode, column_record_lines, descriptor_lines, pack_descriptor, unpack_descriptor
 
-__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_tiles", "tensor_lines", "tensor_from_lines"]
+__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_choices", "plan_tiles", "tensor_lines", "tensor_from_lines"]
 
 
 _DESCRIPTOR_CYCLES = 60    # from one layer's end to the first line of the next one's load stream, with a memory of 20 cycles
@@ -167,11 +167,23 @@ def dense_rows(layer, placements, config):
     return np.concatenate(blocks).reshape(-1, config.chunk_bits, layer.columns)
 
 
-def plan_tiles(network, layer, config):
+def plan_tiles(network, layer, config, *, both=False, groups_log2=None):
     """Cut a layer's columns into tiles that fit the slices and choose the number of row groups.
 
     A tile never needs more than one core's share of ``n`` columns per PE, so that the same tiles hold for every
     split between the cores. Groups are taken when they lower the most loaded PE's work per row.
+
+    Parameters
+    ----------
+    network, layer, config
+    both : bool
+        Tiles may take the PEs of both cores: they can be twice as large, or have twice the groups, and fit only splits that use both.
+    groups_log2 : int, optional
+        So many groups, or as many as a tile can have if that is fewer.
+
+    Returns
+    -------
+    list of TilePlan
 
     Raises
     ------
@@ -191,7 +203,7 @@ def plan_tiles(network, layer, config):
                             f"holds {room}: raise value_lines")
     # Leave a slack of a quarter for uneven columns; lower() checks what the schedule really asks for.
     per_pe = max(1, min(per_pe, int(room / max(1.0, 1.25 * nonzeros.mean()))))
-    pes = min(config.ann_pes, config.snn_pes)
+    pes = config.ann_pes + config.snn_pes if both else min(config.ann_pes, config.snn_pes)
     capacity = per_pe * pes
     tiles = -(-layer.columns // capacity)
     size = -(-layer.columns // tiles)
@@ -201,11 +213,22 @@ def plan_tiles(network, layer, config):
     plans = []
     for start in range(0, layer.columns, size):
         columns = np.arange(start, min(start + size, layer.columns))
-        best = min((g for g in range(config.max_groups.bit_length()) if (1 << g) <= positions and
-                    -(-len(columns) * (1 << g) // pes) <= per_pe),
-                   key=lambda g: (_row_work(nonzeros[columns], 1 << g, positions, config), g))
+        possible = [g for g in range(config.max_groups.bit_length()) if (1 << g) <= positions and -(-len(columns) * (1 << g) // pes) <= per_pe]
+        best = (min(possible, key=lambda g: (_row_work(nonzeros[columns], 1 << g, positions, config), g)) if groups_log2 is None else
+                min(groups_log2, possible[-1]))
         plans.append(TilePlan(columns=columns, groups_log2=best, max_columns_per_pe=per_pe))
     return plans
+
+
+def plan_choices(network, layer, config, *, both):
+    """Ways to cut a layer into tiles: `plan_tiles`'s own choice first, then those with other numbers of groups, and if ``both`` those for both cores."""
+    found = [plan_tiles(network, layer, config)]
+    for shared in (False, True)[:1 + both]:
+        for groups_log2 in (None, *range(config.max_groups.bit_length())):
+            plans = plan_tiles(network, layer, config, both=shared, groups_log2=groups_log2)
+            if all([(len(p.columns), p.groups_log2) for p in plans] != [(len(p.columns), p.groups_log2) for p in other] for other in found):
+                found.append(plans)
+    return found
 
 
 def _row_work(nonzeros, groups, positions, config):
@@ -281,7 +304,7 @@ def _fetch_lines(layer, placements, trace, config):
     return 1 + -(-int(np.quantile(np.concatenate(counts), 0.98, method="higher")) // config.line_bytes)
 
 
-def lower(network, config, assign, *, trace=None):
+def lower(network, config, assign, *, trace=None, plans=None):
     """Lower a network.
 
     Parameters
@@ -293,6 +316,8 @@ def lower(network, config, assign, *, trace=None):
         that the columns per PE do not increase; ``index`` counts 0, 1, ... on each PE.
     trace : neuroflex.sim.network.Trace, optional
         Calibration run: says how many lines of a missing chunk to fetch ahead; all 9 without it.
+    plans : dict, optional
+        Layer name → its tiles in order, objects with ``columns`` and ``groups_log2``; those of `plan_tiles` by default.
 
     Returns
     -------
@@ -320,10 +345,10 @@ def lower(network, config, assign, *, trace=None):
         positions = np.zeros(layer.columns, np.int64)
         concat = part_of.get(layer.name)
         first_chunk = filled[concat.name] if concat else 0
-        plans = plan_tiles(network, layer, config)
+        tile_plans = plans[layer.name] if plans else plan_tiles(network, layer, config)
         peak = network.input_levels(layer)
         reach = layer.accumulator_range(peak)
-        for number, plan in enumerate(plans):
+        for number, plan in enumerate(tile_plans):
             core, pe, index = (np.asarray(a, np.int64) for a in assign(layer, plan))
             _check_widths(layer, plan.columns, core, peak, reach, config)
             lanes = np.array([config.ann_pes, config.snn_pes]) >> plan.groups_log2
@@ -350,7 +375,7 @@ def lower(network, config, assign, *, trace=None):
                 settings |= {f"source{i}_{key}": value for key, value in {
                     "height": at.height, "width": at.width, "chunks": at.chunks, "kernel_h": source.kernel_h,
                     "kernel_w": source.kernel_w, "stride": source.stride, "pad": source.padding, "repeat": source.repeat}.items()}
-                settings[f"consume{i}"] = int(last_reader[source.tensor] == layer.name and number == len(plans) - 1
+                settings[f"consume{i}"] = int(last_reader[source.tensor] == layer.name and number == len(tile_plans) - 1
                                               and sum(s.tensor == source.tensor for s in layer.sources) == 1)
             tiles.append(Tile(layer=layer.name, columns=plan.columns, groups_log2=plan.groups_log2, core=core, pe=pe,
                               index=index, rounds=tuple(rounds), first_chunk=first_chunk, chunks=chunks, settings=settings))

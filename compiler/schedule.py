@@ -3,16 +3,17 @@
 The split between the cores minimises the energy-delay product (EDP), the columns of a core are packed longest first, and every published control is there to compare with. ``docs/scheduling.md`` explains the method.
 """
 
-__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "columns_per_pe", "longest_first", "profile", "schedule", "schedule_network", "schedule_tiles"]
+__all__ = ["METHODS", "LayerSchedule", "Machine", "NetworkSchedule", "ScheduleError", "Way", "choose", "columns_per_pe", "improve", "longest_first", "lowest_product",
+           "profile", "promising", "schedule", "schedule_network", "schedule_tiles", "ways_of"]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
 
+from neuroflex.compiler.lower import load_cycles, plan_choices, plan_tiles
 from neuroflex.formats import Core
-from neuroflex.sim.cost import CostModel, column_costs
-from neuroflex.sim.energy import energy_table
+from neuroflex.sim.cost import PACKING_END, column_costs
 from neuroflex.sim.split import evaluate
 
 METHODS = ("min_edp", "all_ann", "all_snn", "layerwise", "random", "brute_force")
@@ -21,6 +22,8 @@ STARTS = 16               # splits that the refinement starts from, the best one
 FEW_STARTS = 3            # the same for tiles of many columns, which pack evenly from anywhere
 MANY_COLUMNS = 64
 REFINE_COLUMNS = 40       # columns around a split that the refinement may move
+WAYS = 3                  # ways to cut a layer into tiles that are scheduled, the most promising ones
+_GROUP_COST = 0.01        # of a layer's cycles: what each doubling of the groups costs, which a broadcast serves in turn
 
 _ROOMLESS = -1.0
 _GAIN = 1e-5              # of the EDP, for which the tiles of a network are gone through once more
@@ -69,6 +72,8 @@ class LayerSchedule:
         Predicted pJ per image.
     method : str
     groups_log2 : int
+    floor : float
+        Predicted cycles of all that is not a PE: broadcast, reads, compressor.
     """
 
     columns: np.ndarray
@@ -79,6 +84,7 @@ class LayerSchedule:
     energy: float
     method: str
     groups_log2: int = 0
+    floor: float = 0.0
 
     @property
     def makespan(self):
@@ -86,9 +92,14 @@ class LayerSchedule:
         return max(float(core.max()) for core in self.load) / (1 << self.groups_log2)
 
     @property
+    def cycles(self):
+        """Predicted cycles of the tile: those of its busiest PE, or of what all PEs wait for."""
+        return max(self.makespan, self.floor)
+
+    @property
     def edp(self):
         """Energy-delay product, pJ · cycles."""
-        return self.energy * self.makespan
+        return self.energy * self.cycles
 
     @property
     def rounds(self):
@@ -128,9 +139,10 @@ def longest_first(delay, size, pes, most, room):
 def _edp(core, orders, delay, energy, size, pes, most, room, pe, around):
     """EDP of a split with both cores packed longest first; infinite when it does not fit.
 
-    ``around`` is (energy, delay) of the layers that are not being split: theirs is added to this one's.
+    ``around`` is (energy, delay) of the layers that are not being split, which is added to this one's, the cycles that this one takes at least, and the energy of each
+    PE of the ANN and the SNN core that has a column.
     """
-    span = 0.0
+    span = around[2]
     total = around[0]
     for c in range(2):
         order = orders[c][core[orders[c]] == c]
@@ -139,7 +151,7 @@ def _edp(core, orders, delay, energy, size, pes, most, room, pe, around):
             if one < 0:
                 return np.inf
             span = max(span, one)
-            total += energy[c][order].sum()
+            total += energy[c][order].sum() + around[3 + c] * min(order.size, pes[c])
     return total * (around[1] + span)
 
 
@@ -179,7 +191,7 @@ def _refine(core, movable, best, orders, delay, energy, size, pes, most, room, p
                     spent += energy[new, column] - energy[old, column]
                     work[old] -= delay[old, column]
                     work[new] += delay[new, column]
-                even = max(work[0] / pes[0], work[1] / pes[1])
+                even = max(around[2], work[0] / pes[0], work[1] / pes[1])
                 if spent * (around[1] + even) < best * (1 - 1e-12) * (1 + 1e-9):
                     value = _edp(core, orders, delay, energy, size, pes, most, room, pe, around)
                     if value < best * (1 - 1e-12):
@@ -230,7 +242,7 @@ def _ranking(costs):
 
 
 def _split(costs, machine, method, around, start):
-    """Core of each column, int64 (N,)."""
+    """Core of each column, int64 (N,); ``around`` as in `_edp`."""
     n = len(costs.size)
     core = np.zeros(n, np.int64)
     if method == "all_ann":
@@ -241,7 +253,7 @@ def _split(costs, machine, method, around, start):
         return costs.spiking.astype(np.int64)
     orders = _orders(costs)
     common = (orders, costs.delay, costs.energy, costs.size, np.array(machine.pes, np.int64), machine.columns_per_pe,
-              machine.values_per_pe, np.empty(n, np.int64), np.array(around, np.float64))
+              machine.values_per_pe, np.empty(n, np.int64), around)
     if method == "layerwise":
         spikes = costs.spiking.astype(np.int64)
         return spikes if _edp(spikes, *common) < _edp(core, *common) else core
@@ -325,12 +337,49 @@ def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_l
     """
     if method not in METHODS:
         raise ScheduleError(f"no method {method!r}; there are {', '.join(METHODS)}")
-    n = len(costs.size)
-    rng = np.random.default_rng(seed)
+    columns = np.arange(len(costs.size)) if columns is None else np.asarray(columns)
+    groups = 1 << groups_log2
     # In the kernels delays count as if one group did all rows, so those around are scaled up alike.
-    core = _split(costs, machine, method, (around[0], around[1] * (1 << groups_log2)), start)
+    context = np.array([around[0], around[1] * groups, costs.floor(machine.pes) * groups, *costs.taking])
+
+    def attempt(snn_pes, start):
+        some = replace(machine, snn_pes=snn_pes)
+        core = _split(costs, some, method, context, start)
+        return _place(costs, some, core, method, np.random.default_rng(seed), columns, groups_log2, machine.snn_pes)
+
+    def product(tile):
+        return (around[0] + tile.energy) * (around[1] + tile.cycles)
+
+    best = attempt(machine.snn_pes, start)
+    if method != "min_edp" or not costs.taking[Core.SNN] or not costs.spiking.any():
+        return best
+    # Each PE pays for the chunks that it takes: as many as the split needs may be cheaper than all, at the same speed.
+    tried, snn_pes = {machine.snn_pes}, _needed(best) or machine.snn_pes // 2
+    while snn_pes and snn_pes not in tried:
+        tried.add(snn_pes)
+        try:
+            tile = attempt(snn_pes, best.core)
+        except ScheduleError:
+            break
+        if product(tile) < product(best):
+            best = tile
+            snn_pes = _needed(best)
+        elif not best.core.any():
+            snn_pes //= 2
+    return best
+
+
+def _needed(tile):
+    """SNN PEs that would be enough for a tile's SNN columns if each were as long at work as the tile takes."""
+    return int(np.ceil(tile.load[Core.SNN].sum() / max(tile.cycles * (1 << tile.groups_log2), 1e-9) - 1e-6))
+
+
+def _place(costs, machine, core, method, rng, columns, groups_log2, snn_pes):
+    """PE and place of each column of a split; ``snn_pes`` are those that there are, the machine's those that may be used."""
+    n = len(costs.size)
     orders = _orders(costs)
-    pe, index, load = np.zeros(n, np.int64), np.zeros(n, np.int64), []
+    there = machine.ann_pes, snn_pes
+    pe, index, load, used = np.zeros(n, np.int64), np.zeros(n, np.int64), [], []
     for c in Core:
         own = np.flatnonzero(core == c)
         if method == "random":
@@ -347,17 +396,18 @@ def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_l
                                 f"{machine.pes[c]} PEs of the {c.name} core, which hold {machine.columns_per_pe} columns and "
                                 f"{machine.values_per_pe} weights each")
         # The output layout relies on it: fuller PEs come first.
-        counts = np.bincount(pe[own], minlength=machine.pes[c])
-        rank = np.empty(machine.pes[c], np.int64)
-        rank[np.argsort(-counts, kind="stable")] = np.arange(machine.pes[c])
+        counts = np.bincount(pe[own], minlength=there[c])
+        rank = np.empty(there[c], np.int64)
+        rank[np.argsort(-counts, kind="stable")] = np.arange(there[c])
         pe[own] = rank[pe[own]]
-        for p in range(machine.pes[c]):
+        for p in range(there[c]):
             mine = own[pe[own] == p]
             index[mine] = np.arange(len(mine))
-        load.append(np.bincount(pe[own], weights=costs.delay[c][own], minlength=machine.pes[c]))
-    return LayerSchedule(columns=np.arange(n) if columns is None else np.asarray(columns), core=core, pe=pe, index=index,
-                         load=tuple(load), energy=float(costs.energy[core, np.arange(n)].sum()), method=method,
-                         groups_log2=groups_log2)
+        load.append(np.bincount(pe[own], weights=costs.delay[c][own], minlength=there[c]))
+        used.append(np.count_nonzero(counts))
+    rounds = sum(int(index[core == c].max(initial=-1)) + 1 for c in Core)
+    return LayerSchedule(columns=columns, core=core, pe=pe, index=index, load=tuple(load), method=method, groups_log2=groups_log2,
+                         energy=float(costs.energy[core, np.arange(n)].sum() + costs.taking @ used), floor=max(costs.stream, costs.outputs * (rounds + PACKING_END)))
 
 
 def profile(network, images=None):
@@ -396,8 +446,8 @@ class NetworkSchedule:
 
     @property
     def delay(self):
-        """Predicted cycles per image: one tile after another, each as long as its busiest PE."""
-        return sum(tile.makespan for tiles in self.tiles.values() for tile in tiles)
+        """Predicted cycles per image: one tile after another."""
+        return sum(tile.cycles for tiles in self.tiles.values() for tile in tiles)
 
     @property
     def edp(self):
@@ -405,7 +455,128 @@ class NetworkSchedule:
         return self.energy * self.delay
 
 
-def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0, model=None, energy=None, fixed_cycles=0.0):
+def lowest_product(options):
+    """The choice of one option for each layer that makes the product of two sums lowest: exact.
+
+    The product of two positive sums is lowest at a corner of the lower convex hull of all sums, and those corners are reached by going along the hulls of all layers at once, the steepest
+    edge first.
+
+    Parameters
+    ----------
+    options : list of float64 arrays (n, 2)
+        Energy and delay of each option, by layer.
+
+    Returns
+    -------
+    list of int
+        The option of each layer.
+    """
+    chosen, edges = [], []
+    for layer, points in enumerate(options):
+        hull = []
+        for point in np.lexsort((points[:, 0], points[:, 1])):       # from the fastest on
+            if hull and points[point, 0] >= points[hull[-1], 0]:
+                continue
+            while len(hull) > 1:
+                (e1, d1), (e2, d2), (e3, d3) = points[hull[-2]], points[hull[-1]], points[point]
+                if (e1 - e2) * (d3 - d1) > (e1 - e3) * (d2 - d1):
+                    break
+                hull.pop()
+            hull.append(int(point))
+        chosen.append(hull[0])
+        for one, two in zip(hull, hull[1:]):
+            saved, added = points[one] - points[two]
+            edges.append((saved / max(-added, 1e-300), layer, two))
+    total = sum(points[one] for points, one in zip(options, chosen))
+    best, found, at = np.prod(total), list(chosen), list(chosen)
+    for _, layer, two in sorted(edges, key=lambda edge: -edge[0]):
+        total = total + options[layer][two] - options[layer][at[layer]]
+        at[layer] = two
+        if np.prod(total) < best:
+            best, found = np.prod(total), list(at)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Way:
+    """A layer cut into tiles in one way: work items as for `schedule_tiles`, and the cycles that pass before they run."""
+
+    work: list
+    fixed: float
+
+    def tiles(self, config, method, **options):
+        """Schedules of the tiles, each on its own."""
+        return [_tile(item, config, method, **options) for item in self.work]
+
+
+def promising(ways, config, *, most=WAYS, single=False):
+    """The first way and those that would be fastest if the cores were equal, ``most`` of them; or with one core at work, ``single``."""
+    def estimate(way):
+        total = way.fixed
+        for _, plan, costs in way.work:
+            pes = (config.ann_pes + config.snn_pes * (not single and costs.spiking.any())) >> plan.groups_log2
+            try:
+                span = longest_first(costs.delay[Core.ANN], costs.size, pes, plan.max_columns_per_pe, config.value_lines * config.line_bytes)
+            except ScheduleError:
+                return np.inf
+            total += max(span / (1 << plan.groups_log2), costs.floor((config.ann_pes >> plan.groups_log2, config.snn_pes >> plan.groups_log2))) * (
+                1 + _GROUP_COST * plan.groups_log2)
+        return total
+
+    known = {number: estimate(way) for number, way in enumerate(ways)}
+    order = sorted((number for number in known if np.isfinite(known[number])), key=lambda number: known[number])[:most]
+    return [ways[number] for number in dict.fromkeys([0, *order])]
+
+
+def choose(layers, config, *, methods=("min_edp", "all_ann", "all_snn"), seed=0):
+    """For each layer the way to cut it that predicts the lowest EDP of the whole.
+
+    Parameters
+    ----------
+    layers : list of list of Way
+        The single modes among the methods are tried for a layer's first way only.
+    config : neuroflex.config.ArchConfig
+
+    Returns
+    -------
+    list of (Way, list of LayerSchedule)
+    """
+    found = []
+    for ways in layers:
+        options, errors = [], []
+        for number, way in enumerate(ways):
+            for method in methods if number == 0 else methods[:1]:
+                try:
+                    options.append((way, way.tiles(config, method, seed=seed)))
+                except ScheduleError as error:
+                    errors.append(error)
+        if not options:
+            raise errors[0]
+        found.append(options)
+    totals = [np.array([[sum(t.energy for t in tiles), way.fixed + sum(t.cycles for t in tiles)] for way, tiles in options]) for options in found]
+    return [options[one] for options, one in zip(found, lowest_product(totals))]
+
+
+def ways_of(network, layer, costs, config, *, plans=None):
+    """Ways to cut a layer.
+
+    Parameters
+    ----------
+    network, layer, config
+    costs : neuroflex.sim.cost.ColumnCosts
+        Of the layer's columns, without a share of what PEs spend on chunks (``per_pe`` infinite).
+    plans : list of list of TilePlan, optional
+        By default those of `plan_choices`, with tiles that need both cores where the SNN core can take columns.
+
+    Returns
+    -------
+    list of Way
+    """
+    plans = plans or plan_choices(network, layer, config, both=bool(costs.spiking.any()))
+    return [Way(work=[(layer.name, plan, costs.take(plan.columns)) for plan in one], fixed=sum(load_cycles(network, layer, plan, config) for plan in one)) for one in plans]
+
+
+def schedule_network(network, config, trace, plans=None, *, method="min_edp", seed=0, model=None, energy=None, fixed_cycles=None):
     """Schedule all layers so that the EDP of the whole network is lowest.
 
     Parameters
@@ -414,13 +585,16 @@ def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0,
     config : neuroflex.config.ArchConfig
     trace : neuroflex.sim.network.Trace
         Calibration run, from `profile`.
-    plans : dict
-        Layer name → list of tile plans, objects with ``columns`` (int array), ``groups_log2`` and ``max_columns_per_pe``.
-    method, seed, fixed_cycles
+    plans : dict, optional
+        Layer name → list of tile plans, objects with ``columns`` (int array), ``groups_log2`` and ``max_columns_per_pe``. By default those of
+        `neuroflex.compiler.lower.plan_tiles`, and for ``min_edp`` the best of several ways to cut a layer.
+    method, seed
         As for `schedule_tiles`.
     model : neuroflex.sim.cost.CostModel, optional
     energy : dict, optional
         From `neuroflex.sim.energy.energy_table`.
+    fixed_cycles : float, optional
+        As for `schedule_tiles`; about what loading takes, by default, or 0 for plans that are given.
 
     Returns
     -------
@@ -431,19 +605,69 @@ def schedule_network(network, config, trace, plans, *, method="min_edp", seed=0,
     ScheduleError
         When a tile does not fit; the message names the layer.
     """
-    model, energy = model or CostModel(), energy or energy_table()
-    work = []
+    free = plans is None and method == "min_edp"
+    layers = []
     for layer in network.layers:
-        costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy,
-                             per_pe=columns_per_pe(plans[layer.name], config))
-        work += [(layer.name, plan, costs.take(plan.columns)) for plan in plans[layer.name]]
+        given = None if free else [plan_tiles(network, layer, config) if plans is None else plans[layer.name]]
+        costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy, per_pe=np.inf)
+        ways = ways_of(network, layer, costs, config, plans=given)
+        layers.append(promising(ways, config) if free else ways)
+    picked = choose(layers, config) if free else [(ways[0], None) for ways in layers]
+    if fixed_cycles is None:
+        fixed_cycles = 0.0 if plans is not None else sum(way.fixed for way, _ in picked)
+    work = [item for way, _ in picked for item in way.work]
+    start = [tile for _, tiles in picked for tile in tiles] if free else None
     by_layer = {layer.name: [] for layer in network.layers}
-    for (name, _, _), one in zip(work, schedule_tiles(work, config, method=method, seed=seed, fixed_cycles=fixed_cycles)):
+    for (name, _, _), one in zip(work, schedule_tiles(work, config, method=method, seed=seed, fixed_cycles=fixed_cycles, start=start)):
         by_layer[name].append(one)
     return NetworkSchedule(tiles=by_layer, method=method)
 
 
-def schedule_tiles(work, config, *, method="min_edp", seed=0, fixed_cycles=0.0):
+def _tile(item, config, method, **options):
+    """Schedule of a work item; an error names the layer."""
+    name, plan, costs = item
+    machine = Machine.of(config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe)
+    try:
+        return schedule(costs, machine, method=method, columns=plan.columns, groups_log2=plan.groups_log2, **options)
+    except ScheduleError as error:
+        raise ScheduleError(f"layer {name!r}: {error}") from None
+
+
+def improve(work, tiles, config, *, method="min_edp", seed=0, rest=(0.0, 0.0)):
+    """Schedules one tile after another for the EDP of all of them together, until that gains nothing worth while any more.
+
+    Parameters
+    ----------
+    work : list of (name, plan, costs)
+    tiles : list of LayerSchedule
+        To start from.
+    config, method, seed
+        As for `schedule_tiles`.
+    rest : (float, float)
+        Energy and cycles of all that is not among them.
+
+    Returns
+    -------
+    list of LayerSchedule
+    """
+    tiles = list(tiles)
+    before, total = np.inf, np.array(rest) + _sums(tiles)
+    while np.prod(total) < before * (1 - _GAIN):
+        before = np.prod(total)
+        for position, item in enumerate(work):
+            around = total - (tiles[position].energy, tiles[position].cycles)
+            new = _tile(item, config, method, seed=seed, around=tuple(around), start=tiles[position].core)
+            if np.prod(around + (new.energy, new.cycles)) < np.prod(total) * (1 - 1e-9):
+                tiles[position] = new
+                total = around + (new.energy, new.cycles)
+    return tiles
+
+
+def _sums(tiles):
+    return np.array([sum(t.energy for t in tiles), sum(t.cycles for t in tiles)])
+
+
+def schedule_tiles(work, config, *, method="min_edp", seed=0, fixed_cycles=0.0, start=None):
     """Schedule tiles that run one after another so that their common EDP is lowest.
 
     Parameters
@@ -455,6 +679,8 @@ def schedule_tiles(work, config, *, method="min_edp", seed=0, fixed_cycles=0.0):
         As for `schedule`.
     fixed_cycles : float
         Cycles that pass whatever the schedule is, as for loading weights: they count in the delay of the whole.
+    start : list of LayerSchedule, optional
+        What ``min_edp`` starts from, besides the single modes.
 
     Returns
     -------
@@ -465,48 +691,27 @@ def schedule_tiles(work, config, *, method="min_edp", seed=0, fixed_cycles=0.0):
     ScheduleError
         When a tile does not fit; the message names the layer.
     """
-    def tile(item, method, **options):
-        name, plan, costs = item
-        machine = Machine.of(config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe)
-        try:
-            return schedule(costs, machine, method=method, seed=seed, columns=plan.columns, groups_log2=plan.groups_log2, **options)
-        except ScheduleError as error:
-            raise ScheduleError(f"layer {name!r}: {error}") from None
+    rest = 0.0, fixed_cycles
 
-    def totals(tiles):
-        return np.array([sum(t.energy for t in tiles), fixed_cycles + sum(t.makespan for t in tiles)])
-
-    def descend(tiles, method):
-        """Schedules one tile after another for the whole network's EDP until that gains nothing worth while any more."""
-        before, total = np.inf, totals(tiles)
-        while np.prod(total) < before * (1 - _GAIN):
-            before = np.prod(total)
-            for position, item in enumerate(work):
-                rest = total - (tiles[position].energy, tiles[position].makespan)
-                new = tile(item, method, around=tuple(rest), start=tiles[position].core)
-                if np.prod(rest + (new.energy, new.makespan)) < np.prod(total) * (1 - 1e-9):
-                    tiles[position] = new
-                    total = rest + (new.energy, new.makespan)
-        return tiles
-
-    def everywhere(methods):
-        """The best of some methods, each applied to all tiles on its own; those that do not fit are left out."""
-        found, errors = [], []
+    def everywhere(methods, found):
+        """The best of what was found and some methods, each applied to all tiles on its own; those that do not fit are left out."""
+        errors = []
         for name in methods:
             try:
-                found.append([tile(item, name) for item in work])
+                found.append([_tile(item, config, name, seed=seed) for item in work])
             except ScheduleError as error:
                 errors.append(error)
         if not found:
             raise errors[0]
-        return min(found, key=lambda tiles: np.prod(totals(tiles)))
+        return min(found, key=lambda tiles: np.prod(rest + _sums(tiles)))
 
     if method in ("all_ann", "all_snn"):
-        return everywhere([method])
+        return everywhere([method], [])
     if method == "layerwise":
-        return descend(everywhere(["all_ann", "all_snn"]), method)
+        return improve(work, everywhere(["all_ann", "all_snn"], []), config, method=method, seed=seed, rest=rest)
     split = "min_edp" if method == "random" else method
-    tiles = descend(everywhere([split, "all_ann", "all_snn"]), split)
+    singles = ["all_ann", "all_snn"]
+    tiles = improve(work, everywhere(singles, [start]) if start else everywhere([split, *singles], []), config, method=split, seed=seed, rest=rest)
     if method == "random":
-        return [tile(item, method, start=t.core) for item, t in zip(work, tiles)]
+        return [_tile(item, config, method, seed=seed, start=t.core) for item, t in zip(work, tiles)]
     return tiles

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from neuroflex.compiler.lower import load_cycles, lower, plan_tiles
+from neuroflex.compiler.lower import lower
 from neuroflex.compiler.schedule import profile, schedule_network
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.sim.cost import placed_energy
@@ -94,12 +94,10 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     """
     if policy not in POLICIES:
         raise ValueError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
-    plans = {layer.name: plan_tiles(network, layer, config) for layer in network.layers}
     energy = {name: float(name == "join") for name in energy_table()} if policy == "balanced" else None
     trace = profile(network, calibration)
-    fixed = sum(load_cycles(network, layer, plan, config) for layer in network.layers for plan in plans[layer.name])
-    schedules = schedule_network(network, config, trace, plans, method=POLICIES[policy], seed=seed, energy=energy, fixed_cycles=fixed)
-    return lower(network, config, schedules, trace=trace)
+    schedules = schedule_network(network, config, trace, method=POLICIES[policy], seed=seed, energy=energy)
+    return lower(network, config, schedules, trace=trace, plans=schedules.tiles)
 
 
 def prepare(job, tensor, *, model=True, rtl=True):

@@ -15,7 +15,7 @@ import pytest
 from neuroflex import flow
 from neuroflex.compare.shaped import shaped_layer
 from neuroflex.compare.shapes import SHAPES
-from neuroflex.compiler.lower import lower, plan_tiles
+from neuroflex.compiler.lower import lower
 from neuroflex.compiler.schedule import schedule_network
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
@@ -39,8 +39,8 @@ def run(network, name, seed):
     shape, _ = shape.cut(ROWS)
     layers, tensors = shaped_layer(shape, seed=seed)
     trace = evaluate(layers, tensors, quantised=True)
-    plans = {layer.name: plan_tiles(layers, layer, config) for layer in layers.layers}
-    job = lower(layers, config, schedule_network(layers, config, trace, plans), trace=trace)
+    schedules = schedule_network(layers, config, trace)
+    job = lower(layers, config, schedules, trace=trace, plans=schedules.tiles)
     memory = MemoryTrace.random(np.random.default_rng(seed)) if seed % 2 else MemoryTrace.constant()
     cores = {core.name for core in Core for tile in job.tiles if (tile.core == core).any()}
     covered = cores | {what for what, seen in (("tiles", len(job.tiles) > 1), ("skip", shape.skip), ("pool", shape.pool > 1), ("packed", shape.packed),

@@ -1,15 +1,20 @@
-"""Schedules: packing, the split against brute force, the controls, and whole networks."""
+"""Schedules: packing, the split against brute force, the controls, ways to cut layers, and whole networks."""
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from neuroflex import zoo
 from neuroflex.compiler.network import Network
-from neuroflex.compiler.schedule import METHODS, Machine, ScheduleError, _edp, _orders, _search, profile, schedule, schedule_network, schedule_tiles
+from neuroflex.compiler.lower import plan_tiles
+from neuroflex.compiler.schedule import (METHODS, Machine, ScheduleError, Way, _edp, _orders, _search, choose, improve, lowest_product, profile, promising,
+                                         schedule, schedule_network, schedule_tiles, ways_of)
+from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
-from neuroflex.sim.cost import ColumnCosts
+from neuroflex.sim.cost import PACKING_END, ColumnCosts, column_costs
+from neuroflex.sim.network import evaluate
 
 MACHINE = Machine(ann_pes=2, snn_pes=2, columns_per_pe=16, values_per_pe=1 << 20)
 
@@ -61,7 +66,7 @@ def search_gap(seed, cases):
         costs = random_costs(rng, int(rng.integers(2, 13)), spiking=rng.choice([0.5, 1.0]))
         pes = rng.choice([1, 2, 4], 2)
         common = (_orders(costs), costs.delay, costs.energy, costs.size, pes, 16, 1 << 20, np.empty(len(costs.size), np.int64),
-                  np.zeros(2))
+                  np.zeros(5))
         best = schedule(costs, Machine(ann_pes=int(pes[0]), snn_pes=int(pes[1]), columns_per_pe=16, values_per_pe=1 << 20))
         assert best.method == "min_edp"
         gaps.append(_edp(_search(costs, common), *common) / best.edp)
@@ -133,6 +138,103 @@ def test_capacity_moves_columns_and_is_refused_when_exhausted():
     check(schedule(both, Machine(**vars(machine) | {"columns_per_pe": 2})), both, machine)
 
 
+def equal_columns(n, delay, energy, **more):
+    """Columns with the same cycles on both cores."""
+    return ColumnCosts(delay=np.full((2, n), delay), energy=np.array([[energy[0]] * n, [energy[1]] * n]), spiking=np.ones(n, bool), size=np.ones(n, int), **more)
+
+
+def test_a_tile_that_waits_for_its_activations_stays_on_the_cheaper_core():
+    """Four columns of 10 cycles, 1 pJ each as levels and 1.2 as spikes: split they take 10 cycles instead of 20, unless reading and broadcasting take 20 anyway."""
+    for stream, snn, cycles in ((0, 2, 10), (10, 2, 10), (15, 2, 15), (20, 0, 20), (30, 0, 30)):
+        tile = schedule(equal_columns(4, 10.0, (1.0, 1.2), stream=float(stream)), MACHINE)
+        assert (tile.core.sum(), tile.cycles) == (snn, cycles), stream
+    # Two groups share the columns' cycles, not those of the bus.
+    tile = schedule(equal_columns(4, 10.0, (1.0, 1.2), stream=10.0), MACHINE, groups_log2=1)
+    assert (tile.core.sum(), tile.makespan, tile.cycles, tile.edp) == (0, 10, 10, 40)
+
+
+def test_what_the_compressor_takes_is_a_floor_too():
+    """Two PEs and ten columns: five rounds each of 100 positions, and what ends a position's chunk."""
+    costs = equal_columns(10, 1.0, (1.0, 1.0), outputs=100.0)
+    assert costs.floor((2, 2)) == 100 * (5 + PACKING_END) and costs.floor((2, 8)) == 100 * (2 + PACKING_END)
+    assert replace(costs, stream=1e4).floor((2, 2)) == 1e4 and costs.scaled(3).floor((2, 2)) == 300 * (5 + PACKING_END)
+    tile = schedule(costs, MACHINE, method="all_ann")
+    assert tile.rounds == (5, 0) and tile.cycles == tile.floor == 100 * (5 + PACKING_END)
+
+
+def test_no_more_snn_pes_than_are_needed():
+    """Each SNN PE with a column costs 3 pJ for the chunks that it takes. One column takes 20 cycles on the ANN core, which is what four small ones take on one SNN PE."""
+    delay = np.array([[20.0, 5, 5, 5, 5]] * 2)
+    energy = np.array([[10.0, 3, 3, 3, 3], [99.0, 1, 1, 1, 1]])
+    costs = ColumnCosts(delay=delay, energy=energy, spiking=np.ones(5, bool), size=np.ones(5, int), taking=np.array([0.0, 3.0]))
+    machine = Machine(ann_pes=1, snn_pes=4, columns_per_pe=16, values_per_pe=100)
+    tile = schedule(costs, machine)
+    assert tile.core.tolist() == [0, 1, 1, 1, 1] and tile.pe[1:].tolist() == [0] * 4 and tile.load[1].tolist() == [20, 0, 0, 0]
+    assert (tile.energy, tile.cycles) == (10 + 4 + 3, 20)
+    # Without that cost they are spread, and the energies are those of the columns.
+    spread = schedule(replace(costs, taking=np.zeros(2)), machine)
+    assert sorted(spread.pe[1:].tolist()) == [0, 1, 2, 3] and spread.energy == 14
+
+
+def test_lowest_product_is_that_of_brute_force():
+    rng = np.random.default_rng(12)
+    for _ in range(300):
+        options = [rng.integers(1, 30, (rng.integers(1, 5), 2)).astype(float) * rng.choice([1, 10]) for _ in range(rng.integers(1, 5))]
+        sums = [np.prod(sum(points[one] for points, one in zip(options, ones))) for ones in product(*(range(len(points)) for points in options))]
+        mine = lowest_product(options)
+        assert np.isclose(np.prod(sum(points[one] for points, one in zip(options, mine))), min(sums))
+
+
+def a_layer(columns, rows=16, levels=4, config=PRESETS["tiny"]):
+    network, tensor = synthetic_layer(rows=rows, inputs=64, columns=columns, activation_density=0.3, weight_density=0.3, levels=levels)
+    layer = network.layers[0]
+    costs = column_costs(network, layer, evaluate(network, tensor, quantised=True).layers["layer"], config, per_pe=np.inf)
+    return network, layer, costs, ways_of(network, layer, costs, config)
+
+
+def test_ways_to_cut_a_layer():
+    """64 columns for 2 + 2 PEs of 16 columns each: two tiles that either core could take alone, or one for both."""
+    config = PRESETS["tiny"]
+    network, layer, _, ways = a_layer(64)
+    shapes = [[(len(plan.columns), plan.groups_log2) for _, plan, _ in way.work] for way in ways]
+    assert shapes == [[(32, 0), (32, 0)], [(64, 0)], [(32, 1), (32, 1)]] or shapes == [[(32, 0), (32, 0)], [(64, 0)]]
+    assert [plan.columns.tolist() for _, plan, _ in ways[0].work] == [plan.columns.tolist() for plan in plan_tiles(network, layer, config)]
+    one, two = ways[1].tiles(config, "min_edp")[0], ways[0].tiles(config, "min_edp")
+    assert sorted(one.rounds) == [16, 16] and sum(t.cycles for t in two) > 0.9 * one.cycles
+    with pytest.raises(ScheduleError, match="layer 'layer': 64 columns .* do not fit"):
+        ways[1].tiles(config, "all_ann")
+    # Levels that only the ANN core can take: tiles for both cores are no way.
+    assert all(len(plan.columns) <= 32 for way in a_layer(64, levels=100)[3] for _, plan, _ in way.work)
+
+
+def test_few_columns_get_groups_by_what_is_slowest():
+    """Eight columns in 64 rows: more groups give more PEs work, unless the compressor has to pack too many rounds."""
+    ways = a_layer(4, rows=64)[3]
+    config = PRESETS["tiny"]
+    assert {way.work[0][1].groups_log2 for way in ways} == {0, 1}
+    assert promising(ways, config)[0] is ways[0] and len(promising(ways, config, most=1)) <= 2
+    slow = [Way(work=[(name, plan, replace(costs, outputs=1e6))], fixed=0.0) for name, plan, costs in (way.work[0] for way in ways)]
+    fast = choose([slow], config)[0][0]
+    assert fast.work[0][1].groups_log2 == 0
+
+
+def test_choice_and_improvement_are_not_above_any_single_way():
+    config = PRESETS["tiny"]
+    layers = [a_layer(columns)[3] for columns in (6, 20, 64)]
+    chosen = choose(layers, config)
+    edp = np.prod(sum(np.array([sum(t.energy for t in tiles), way.fixed + sum(t.cycles for t in tiles)]) for way, tiles in chosen))
+    for method in ("min_edp", "all_ann", "all_snn"):
+        sums = np.zeros(2)
+        for ways in layers:
+            tiles = ways[0].tiles(config, method)
+            sums += sum(t.energy for t in tiles), ways[0].fixed + sum(t.cycles for t in tiles)
+        assert edp <= np.prod(sums) * (1 + 1e-9)
+    way, tiles = chosen[0]
+    rest = np.array([1e6, 1e6])
+    better = improve(way.work, tiles, config, rest=tuple(rest))
+    assert np.prod(rest + [sum(t.energy for t in better), sum(t.cycles for t in better)]) <= np.prod(rest + [sum(t.energy for t in tiles), sum(t.cycles for t in tiles)]) * (1 + 1e-9)
+
+
 def test_refusals():
     costs = random_costs(np.random.default_rng(8), 13)
     with pytest.raises(ScheduleError, match="no method 'best'; there are min_edp"):
@@ -174,7 +276,7 @@ def test_whole_network(preset):
                 assert (pe < lanes[core]).all()
                 assert layer.name != "logits" or not core.any()
         every = [tile for tiles in result.tiles.values() for tile in tiles]
-        assert np.isclose(result.edp, sum(t.energy for t in every) * sum(t.makespan for t in every))
+        assert np.isclose(result.edp, sum(t.energy for t in every) * sum(t.cycles for t in every))
     edp = {method: result.edp for method, result in results.items()}
     assert edp["min_edp"] == min(edp.values()) and edp["layerwise"] <= min(edp["all_ann"], edp["all_snn"])
     assert all(np.array_equal(a.core, b.core) for name in results["random"].tiles

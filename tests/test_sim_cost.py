@@ -1,4 +1,5 @@
 """Cost model: fitted coefficients, the energy table and which columns the SNN core can take."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import fit_cost
@@ -8,9 +9,12 @@ import pytest
 from neuroflex import zoo
 from neuroflex.compare.shaped import shaped_layer
 from neuroflex.compare.shapes import LayerShape
+from neuroflex.compiler.network import InputSpec, Network
+from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.config import PRESETS
-from neuroflex.formats import Core
-from neuroflex.sim.cost import ColumnCosts, CostModel, column_costs, fit, placed_energy
+from neuroflex.flow import compile_network, simulate_model
+from neuroflex.formats import Core, StallCause
+from neuroflex.sim.cost import FETCHED_LINE, ColumnCosts, CostModel, column_costs, fit, placed_energy, stream_cycles
 from neuroflex.sim.energy import EVENTS, SETS, energy_table, markdown, of_kind
 from neuroflex.sim.network import evaluate
 
@@ -75,6 +79,42 @@ def test_costs_follow_the_matches(digits):
     assert costs.size.tolist() == np.count_nonzero(layer.weights, axis=0).tolist()
     part = costs.take([3, 1])
     assert part.size.tolist() == costs.size[[3, 1]].tolist() and part.delay.shape == (2, 2)
+
+
+def test_what_a_pe_spends_on_chunks_is_the_columns_or_its_own(digits):
+    """Nine chunks of 32 bits in each of 64 rows: with infinitely many columns to a PE none has a share, and each PE that takes them pays."""
+    network, trace = digits
+    layer, run = network.layer("act2"), trace.layers["act2"]
+    unit = dict.fromkeys(energy_table(), 0.0) | {"chunk": 2.0, "laggy_chunk": 3.0}
+    one, none = (column_costs(network, layer, run, PRESETS["tiny"], energy=unit, per_pe=shared) for shared in (1, np.inf))
+    chunks = 64 * 9 * 32 / 128
+    assert none.taking.tolist() == [2 * chunks, 5 * chunks] and not none.energy.any() and not one.taking.any()
+    assert np.allclose(one.energy[Core.ANN], 2 * chunks) and np.allclose(one.energy[Core.SNN], 5 * chunks)
+    assert column_costs(network, layer, run, PRESETS["tiny"].replace(snn_pe="serial"), energy=unit, per_pe=np.inf).taking.tolist() == [2 * chunks] * 2
+    tripled = none.scaled(3)
+    assert tripled.taking.tolist() == [6 * chunks, 15 * chunks] and np.allclose(tripled.delay, 3 * none.delay) and tripled.outputs == 3 * none.outputs == 3 * 64
+
+
+def test_cycles_to_read_and_broadcast_by_hand():
+    """A 4 × 4 image of full chunks, a window of 3 × 3 with padding: 100 of 144 places are inside; 16 of them come from memory, a mask and eight lines each."""
+    config = PRESETS["tiny"]
+    network, _ = synthetic_layer(rows=4, inputs=9 * 32, columns=2, activation_density=1.0, weight_density=0.5, kernel=3)
+    layer = replace(network.layers[0], sources=(replace(network.layers[0].sources[0], padding=1),))
+    network = Network(name="padded", input=InputSpec(channels=32, height=4, width=4, levels=4, full_scale=4.0), layers=[layer])
+    trace = evaluate(network, np.ones((1, 32, 4, 4), np.uint8), quantised=True).layers["layer"]
+    lines = 32 / 4 + 0.5
+    assert np.isclose(stream_cycles(network, layer, trace, config), 16 * FETCHED_LINE * (1 + lines) + 84 * (1.15 + lines) + 44 * 1.2)
+
+
+@pytest.mark.parametrize("inputs, kernel, density", [(256, 1, 0.35), (9 * 128, 3, 0.35), (25 * 16, 5, 0.35), (9 * 64, 3, 0.26), (9 * 256, 3, 0.2)])
+def test_cycles_to_read_and_broadcast_are_those_of_the_cycle_model(inputs, kernel, density):
+    """Two columns without weights: what remains is the bus."""
+    config = PRESETS["paper"]
+    network, tensor = synthetic_layer(rows=196, inputs=inputs, columns=2, activation_density=density, weight_density=0.0, kernel=kernel)
+    trace = evaluate(network, tensor, quantised=True)
+    job = compile_network(network, config, policy="all_ann", calibration=tensor)
+    cycles = simulate_model(job, tensor[0]).layers[:, StallCause.BROADCAST:len(StallCause)].sum()
+    assert abs(stream_cycles(network, network.layers[0], trace.layers["layer"], config) / cycles - 1) < 0.12
 
 
 def events(network, layer, run, config, **options):

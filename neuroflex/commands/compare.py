@@ -7,7 +7,7 @@ from neuroflex.commands.common import comparison_options, display, emit, json_op
 
 __all__ = ["command"]
 
-STEPS = 9       # of one network
+STEPS = 10      # of one network
 
 
 @click.command("compare")

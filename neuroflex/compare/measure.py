@@ -13,8 +13,9 @@ from neuroflex.compare.histograms import DENSITY_EDGES, density_shares, level_sh
 from neuroflex.compare.shaped import chained_network, shaped_layer
 from neuroflex.compare.shapes import SHAPES, NetworkShape, host_work
 from neuroflex.compare.traces import spike_counts
-from neuroflex.compiler.lower import LoweringError, load_cycles, lower, plan_tiles
-from neuroflex.compiler.schedule import Machine, NetworkSchedule, ScheduleError, columns_per_pe, profile, schedule, schedule_tiles
+from neuroflex.compiler.lower import LoweringError, load_cycles, lower
+from neuroflex.compiler.schedule import (Machine, NetworkSchedule, ScheduleError, choose, improve, lowest_product, profile, promising, schedule, schedule_tiles,
+                                         ways_of)
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
 from neuroflex.sim.cost import column_costs, neuron_steps, placed_energy
@@ -26,7 +27,9 @@ from neuroflex.sim.run import job_workloads, run_arrays
 from neuroflex.sim.split import evaluate
 
 BASELINES = ("ann_only", "ann_only_iso_area", "snn_only", "snn_only_iso_area", "layerwise", "random", "dense")
-POLICIES = {"hybrid": "min_edp", "ann_only": "all_ann", "snn_only": "all_snn", "layerwise": "layerwise", "random": "random", "dealt": "dealt"}
+POLICIES = ("hybrid", "ann_only", "snn_only", "layerwise", "random", "dealt")
+SINGLE = {"ann_only": "all_ann", "snn_only": "all_snn"}
+DRAWS = 20       # of a random mapping, until one fits
 FIXED = [int(StallCause.CONTROL), int(StallCause.LOAD)]
 RUNNING = [int(cause) for cause in StallCause if cause not in (StallCause.CONTROL, StallCause.LOAD)]
 _CAUSES = len(StallCause)
@@ -171,23 +174,23 @@ class _Runner:
         self.done = {}
         self.seconds = 0.0
 
-    def run(self, part, tiles, method):
-        """`Sums` of each layer of a part, mean over its images, and the seconds that the model took."""
-        key = id(part), b"".join(np.stack([t.core, t.pe, t.index]).tobytes() for one in tiles.values() for t in one)
+    def run(self, part, tiles, *, calibrating=False):
+        """`Sums` of each layer of a part, mean over its images, and the seconds that the model took; ``calibrating``: of the first calibration image."""
+        calibrating = calibrating and part.calibration is not part.trace
+        key = id(part), calibrating, b"".join(np.stack([t.columns, t.core, t.pe, t.index, np.full_like(t.pe, t.groups_log2)]).tobytes() for one in tiles.values() for t in one)
         if key not in self.done:
-            self.done[key] = self._run(part, NetworkSchedule(tiles=tiles, method=method))
+            self.done[key] = self._run(part, NetworkSchedule(tiles=tiles, method="measured"), *((part.calibration, 1) if calibrating else (part.trace, len(part.tensors))))
         return self.done[key]
 
-    def _run(self, part, schedules):
+    def _run(self, part, schedules, trace, images):
         network, config = part.network, self.config
-        job = lower(network, config, schedules, trace=part.calibration)
+        job = lower(network, config, schedules, trace=part.calibration, plans=schedules.tiles)
         layers = {layer.name: Sums(np.zeros(_CAUSES + 2), {}, 0, 0.0) for layer in network.layers}
-        images = len(part.tensors)
         seconds = 0.0
         for image in range(images):
             started = process_time()
-            arrays = job_workloads(job, part.trace, image)
-            run = run_arrays(job, arrays, self.memory, part.trace.output[image].astype(np.int64))
+            arrays = job_workloads(job, trace, image)
+            run = run_arrays(job, arrays, self.memory, trace.output[image].astype(np.int64))
             seconds += process_time() - started
             if run.status != Status.DONE:
                 raise LoweringError(f"network {network.name!r}: the job ended with {run.status.name}")
@@ -201,7 +204,7 @@ class _Runner:
         for layer in network.layers:
             sums = layers[layer.name]
             sums.counts *= scale
-            sums.energy = {which: placed_energy(network, layer, part.trace.layers[layer.name], config, schedules.tiles[layer.name], energy=table) / part.fraction
+            sums.energy = {which: placed_energy(network, layer, trace.layers[layer.name], config, schedules.tiles[layer.name], energy=table) / part.fraction
                            for which, table in _TABLES.items()}
             sums.spiking = sum(int((tile.core == Core.SNN).sum()) for tile in schedules.tiles[layer.name])
             sums.beats /= part.fraction
@@ -223,38 +226,122 @@ def _dealt(tile, costs, config, rng):
     return replace(tile, pe=pe, index=index, method="dealt")
 
 
-def _schedules(subject, config, energy, seed, show):
-    """Tiles by policy: a list over parts of dicts, layer name → schedules of its tiles; the costs of each layer likewise."""
-    work, owners, costs, fixed = [], [], [], 0.0
-    for part in show.track(subject.parts, f"{subject.name}: costs of every column on both cores"):
-        network, of_layers = part.network, {}
-        for layer in network.layers:
-            plans = plan_tiles(network, layer, config)
-            one = column_costs(network, layer, part.calibration.layers[layer.name], config, energy=energy, per_pe=columns_per_pe(plans, config))
-            one = of_layers[layer.name] = replace(one, delay=one.delay / part.fraction, energy=one.energy / part.fraction)
-            for plan in plans:
-                work.append((layer.name, plan, one.take(plan.columns)))
-                owners.append((len(costs), layer.name))
-                fixed += load_cycles(network, layer, plan, config)
-        costs.append(of_layers)
-    found = {}
-    for policy in show.track(POLICIES, f"{subject.name}: schedule for {config.name}, {len(POLICIES)} policies"):
-        if policy == "random":
-            tiles = [schedule(own, Machine.of(config, groups_log2=plan.groups_log2, columns_per_pe=plan.max_columns_per_pe), method="random",
-                              seed=(seed, number), columns=plan.columns, groups_log2=plan.groups_log2, start=tile.core)
-                     for number, ((_, plan, own), tile) in enumerate(zip(work, found["hybrid"]))]
-        elif policy == "dealt":
-            tiles = [_dealt(tile, own, config, np.random.default_rng((seed, number)))
-                     for number, ((_, _, own), tile) in enumerate(zip(work, found["hybrid"]))]
-        else:
-            tiles = schedule_tiles(work, config, method=POLICIES[policy], fixed_cycles=fixed)
-        found[policy] = tiles
-    by_part = {}
-    for policy, tiles in found.items():
-        by_part[policy] = [{layer.name: [] for layer in part.network.layers} for part in subject.parts]
-        for (number, name), tile in zip(owners, tiles):
-            by_part[policy][number][name].append(tile)
-    return by_part, costs
+def _drawn(tile, costs, config, rng):
+    """A tile's split with each column on a PE drawn at random among those with room."""
+    machine = Machine.of(config, groups_log2=tile.groups_log2)
+    return schedule(costs, machine, method="random", seed=rng.integers(1 << 32), columns=tile.columns, groups_log2=tile.groups_log2, start=tile.core)
+
+
+def _at_random(how, tile, costs, config, seed):
+    """``how`` applied to a tile, drawn again until the columns fit; as many on each PE where they never do."""
+    for draw in range(DRAWS):
+        try:
+            return how(tile, costs, config, np.random.default_rng((*seed, draw)))
+        except ScheduleError:
+            pass
+    return tile if how is _dealt else _at_random(_dealt, tile, costs, config, seed)
+
+
+class _Planner:
+    """Schedules of every policy: predicted ones, and of those the ones that are best on the golden model.
+
+    A schedule of a subject is a list over its parts of dicts, layer name → schedules of its tiles.
+    """
+
+    def __init__(self, subject, config, runner, coefficients):
+        self.subject, self.config, self.runner, self.coefficients = subject, config, runner, coefficients
+        self.layers, self.ways = [], []
+        self.costs = [{} for _ in subject.parts]
+
+    def cut(self, show):
+        """Costs of all columns, and the ways to cut each layer into tiles."""
+        for number, part in enumerate(show.track(self.subject.parts, f"{self.subject.name}: costs of every column on both cores, ways to cut layers")):
+            for layer in part.network.layers:
+                costs = column_costs(part.network, layer, part.calibration.layers[layer.name], self.config, energy=_TABLES[self.coefficients], per_pe=np.inf)
+                costs = self.costs[number][layer.name] = costs.scaled(1 / part.fraction)
+                self.layers.append((number, layer.name))
+                self.ways.append(ways_of(part.network, layer, costs, self.config))
+
+    def options(self, show):
+        """For each layer schedules by policy: one or more for both cores, the predicted one first, and one or two for each single mode."""
+        predicted = choose([promising(ways, self.config) for ways in self.ways], self.config)
+        work = [item for way, _ in predicted for item in way.work]
+        fixed = sum(way.fixed for way, _ in predicted)
+        tiles = iter(schedule_tiles(work, self.config, fixed_cycles=fixed, start=[tile for _, tiles in predicted for tile in tiles]))
+        predicted = [(way, [next(tiles) for _ in way.work]) for way, _ in predicted]
+        total = np.array([sum(t.energy for _, tiles in predicted for t in tiles), fixed + sum(t.cycles for _, tiles in predicted for t in tiles)])
+        found = []
+        for ways, (chosen, tiles) in zip(show.track(self.ways, f"{self.subject.name}: schedule for {self.config.name}"), predicted):
+            rest = total - (sum(t.energy for t in tiles), chosen.fixed + sum(t.cycles for t in tiles))
+            options = {"hybrid": [tiles]}
+            for way in promising(ways, self.config):
+                if way is not chosen:
+                    try:
+                        options["hybrid"].append(improve(way.work, way.tiles(self.config, "min_edp"), self.config, rest=(rest[0], rest[1] + way.fixed)))
+                    except ScheduleError:
+                        continue
+            for policy, method in SINGLE.items():
+                options[policy] = []
+                for way in promising(ways, self.config, most=1, single=True):
+                    try:
+                        options[policy].append(way.tiles(self.config, method))
+                    except ScheduleError:
+                        continue
+            found.append(options)
+        return found
+
+    def of(self, tiles):
+        """The schedule with these tiles of each layer."""
+        by_part = [{} for _ in self.subject.parts]
+        for (number, name), one in zip(self.layers, tiles):
+            by_part[number][name] = one
+        return by_part
+
+    def measured(self, options, show=None):
+        """Energy and cycles of each layer's options on the golden model, for calibration inputs: a list of float64[options, 2]."""
+        found = [np.zeros((len(one), 2)) for one in options]
+        variants = range(max(map(len, options)))
+        parts = self.subject.parts if show is None else show.track(self.subject.parts, f"{self.subject.name}: measure ways to run each layer on the golden model")
+        for number, part in enumerate(parts):
+            own = [at for at, (of, _) in enumerate(self.layers) if of == number]
+            for variant in variants:
+                if any(variant < len(options[at]) for at in own):
+                    layers, _ = self.runner.run(part, {self.layers[at][1]: options[at][min(variant, len(options[at]) - 1)] for at in own}, calibrating=True)
+                    for at in own:
+                        if variant < len(options[at]):
+                            sums = layers[self.layers[at][1]]
+                            found[at][variant] = sums.energy[self.coefficients], sums.fixed + sums.running
+        return found
+
+    def best(self, options):
+        """Of each layer's options those with which the network's energy-delay product is lowest."""
+        return [one[at] for one, at in zip(options, lowest_product(self.measured(options)))]
+
+    @staticmethod
+    def recut(way, tiles):
+        """A layer's split on other tiles, still without PEs: on those that hold any mapping, a random one has room to be one."""
+        core = np.zeros(sum(len(tile.columns) for tile in tiles), np.int64)
+        for tile in tiles:
+            core[tile.columns] = tile.core
+        return [replace(tiles[0], columns=plan.columns, core=core[plan.columns], pe=np.zeros_like(plan.columns), index=np.zeros_like(plan.columns), groups_log2=plan.groups_log2)
+                for _, plan, _ in way.work]
+
+    def schedules(self, seed, show):
+        """The schedule of every policy."""
+        self.cut(show)
+        options = self.options(show)
+        self.measured([[tiles for policy in one.values() for tiles in policy] for one in options], show)
+        found = {policy: self.best([one[policy] for one in options]) for policy in SINGLE}
+        found["layerwise"] = self.best([list(pair) for pair in zip(*found.values())])
+        predicted = [one["hybrid"][0] for one in options]
+        chosen = self.best([one["hybrid"] + list(single) for one, *single in zip(options, *(found[policy] for policy in SINGLE))])
+        # In a program layers share the cache: what is best of each is seen together before it is taken.
+        found["hybrid"] = min((chosen, predicted), key=lambda tiles: np.prod(sum(self.measured([[one] for one in tiles])).sum(axis=0)))
+        mapped = {"random": (_drawn, [self.recut(ways[0], tiles) for ways, tiles in zip(self.ways, found["hybrid"])]), "dealt": (_dealt, found["hybrid"])}
+        for policy, (how, layers) in mapped.items():
+            found[policy] = [[_at_random(how, tile, self.costs[number][name].take(tile.columns), self.config, (seed, at, place)) for place, tile in enumerate(tiles)]
+                             for at, ((number, name), tiles) in enumerate(zip(self.layers, layers))]
+        return {policy: self.of(tiles) for policy, tiles in found.items()}
 
 
 def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", latency=20, show=None):
@@ -271,7 +358,7 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
     latency : int
         Cycles that memory takes to answer a read.
     show : neuroflex.progress.Display, optional
-        Gets eight steps.
+        Gets nine steps.
 
     Returns
     -------
@@ -279,12 +366,13 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
     """
     show = show or Silent()
     runner = _Runner(subject, config, MemoryTrace.constant(latency))
-    by_part, costs = _schedules(subject, config, _TABLES[coefficients], seed, show)
+    planner = _Planner(subject, config, runner, coefficients)
+    by_part = planner.schedules(seed, show)
     runs, seconds = {}, subject.evaluation_seconds
     for policy in POLICIES:
         runs[policy] = []
         for part, tiles in zip(show.track(subject.parts, f"{subject.name}: run {policy} on the golden model"), by_part[policy]):
-            layers, took = runner.run(part, tiles, policy)
+            layers, took = runner.run(part, tiles)
             runs[policy].append(layers)
             seconds += took if policy == "hybrid" else 0.0
 
@@ -297,19 +385,19 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
         sums = total(policy)
         return sums["cycles"] * sums["energies"][coefficients]
 
-    # The scheduler predicts; should a single mode be better on the cycle model, it is what runs.
+    # Schedules are chosen with calibration images; should a single mode be better on the ones that count, it is what runs.
     best = min(("hybrid", "ann_only", "snn_only"), key=predicted)
     if best != "hybrid":
         runs["hybrid"], by_part["hybrid"] = runs[best], by_part[best]
     measured = {policy: total(policy) | {"pes": config.ann_pes + config.snn_pes, "how": "golden cycle model"} for policy in POLICIES}
     iso = baselines.iso_area(config)
-    measured |= _iso_area(subject, config, iso, by_part, costs, runs)
+    measured |= _iso_area(subject, config, iso, by_part, planner.costs, runs)
     measured["dense"] = _dense(subject, config)
     by_set = {which: _products(measured, which) for which in SETS}
     for name, one in measured.items():
         del one["energies"]
         one |= {key: values[name] for key, values in by_set[coefficients].items()}
-    return Comparison(result=_result(subject, config, seed, coefficients, measured, by_set, iso, best, runs, seconds), schedules=by_part["hybrid"])
+    return Comparison(result=_result(subject, config, seed, coefficients, measured, by_set, iso, best, runs, by_part, seconds), schedules=by_part["hybrid"])
 
 
 def _products(measured, which):
@@ -379,9 +467,9 @@ def _dense(subject, config):
             "how": f"formula: output-stationary systolic array, {array[0]} x {array[1]}"}
 
 
-def _result(subject, config, seed, coefficients, measured, by_set, iso, best, runs, seconds):
+def _result(subject, config, seed, coefficients, measured, by_set, iso, best, runs, by_part, seconds):
     hybrid, random = measured["hybrid"], measured["random"]
-    layers = _layers(subject, config, coefficients, runs)
+    layers = _layers(subject, config, coefficients, runs, by_part)
     pes = config.ann_pes + config.snn_pes
     matches = sum(layer["matches"] for layer in layers)
     full = [layer for layer in layers if layer["matches_per_column"] >= 12]
@@ -407,7 +495,7 @@ def _result(subject, config, seed, coefficients, measured, by_set, iso, best, ru
     }
 
 
-def _layers(subject, config, coefficients, runs):
+def _layers(subject, config, coefficients, runs, by_part):
     """The per-layer table of the hybrid schedule."""
     table = []
     for number, part in enumerate(subject.parts):
@@ -430,16 +518,16 @@ def _layers(subject, config, coefficients, runs):
                 "total": sums.fixed + sums.running, "running": sums.running,
                 "cycles": {cause.name.lower(): float(sums.counts[cause]) for cause in StallCause},
                 "utilisation": matches / ((config.ann_pes + config.snn_pes) * max(sums.running, 1.0)),
-                "energy_pj": sums.energy[coefficients], "energies_pj": sums.energy, "lines": _lines(network, layer, part, config, images), "sampled": part.fraction,
+                "energy_pj": sums.energy[coefficients], "energies_pj": sums.energy, "lines": _lines(network, layer, part, config, images, by_part["hybrid"][number][layer.name]), "sampled": part.fraction,
                 "against": {policy: {"running": runs[policy][number][layer.name].running,
                                      "total": runs[policy][number][layer.name].running + runs[policy][number][layer.name].fixed,
                                      "energy_pj": runs[policy][number][layer.name].energy[coefficients]} for policy in POLICIES}})
     return table
 
 
-def _lines(network, layer, part, config, images):
+def _lines(network, layer, part, config, images, tiles):
     """Lines that must cross the memory port once: weights, nonzero inputs, outputs (masks and packed values)."""
-    weights = sum(load_cycles(network, layer, plan, config) for plan in plan_tiles(network, layer, config))
+    weights = sum(load_cycles(network, layer, tile, config) for tile in tiles)
 
     def tensor(values):
         chunks = -(-values.shape[1] // config.chunk_bits) * values[:, 0].size

@@ -40,7 +40,7 @@ def timelines_of(subject, config, comparison):
         cycles = sum(totals[layer.name] for layer in network.layers)
         pes, layers = None, []
         if cycles <= MOST_CYCLES:
-            job = lower(network, config, NetworkSchedule(tiles=tiles, method="hybrid"), trace=part.calibration)
+            job = lower(network, config, NetworkSchedule(tiles=tiles, method="hybrid"), trace=part.calibration, plans=tiles)
             layers = [tile.layer for tile in job.tiles]
             pes = timeline(job, part.tensors[0])
         name = network.layers[0].name if len(network.layers) == 1 else network.name
