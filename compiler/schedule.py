@@ -23,7 +23,8 @@ FEW_STARTS = 3            # the same for tiles of many columns, which pack evenl
 MANY_COLUMNS = 64
 REFINE_COLUMNS = 40       # columns around a split that the refinement may move
 WAYS = 3                  # ways to cut a layer into tiles that are scheduled, the most promising ones
-_GROUP_COST = 0.01        # of a layer's cycles: what each doubling of the groups costs, which a broadcast serves in turn
+_GROUP_COST = 0.01        # of a layer's cycles: what each doubling of the groups costs, since chunks are broadcast to them in turn
+_UNMEASURED = 0.02        # the same where no measurement follows: 1 to 4 per cent more than predicted were seen
 
 _ROOMLESS = -1.0
 _GAIN = 1e-5              # of the EDP, for which the tiles of a network are gone through once more
@@ -528,7 +529,7 @@ def promising(ways, config, *, most=WAYS, single=False):
     return [ways[number] for number in dict.fromkeys([0, *order])]
 
 
-def choose(layers, config, *, methods=("min_edp", "all_ann", "all_snn"), seed=0):
+def choose(layers, config, *, methods=("min_edp", "all_ann", "all_snn"), seed=0, doubt=0.0):
     """For each layer the way to cut it that predicts the lowest EDP of the whole.
 
     Parameters
@@ -536,6 +537,9 @@ def choose(layers, config, *, methods=("min_edp", "all_ann", "all_snn"), seed=0)
     layers : list of list of Way
         The single modes among the methods are tried for a layer's first way only.
     config : neuroflex.config.ArchConfig
+    methods, seed
+    doubt : float
+        Share of its cycles that a tile is taken to last longer for each doubling of its groups.
 
     Returns
     -------
@@ -553,7 +557,7 @@ def choose(layers, config, *, methods=("min_edp", "all_ann", "all_snn"), seed=0)
         if not options:
             raise errors[0]
         found.append(options)
-    totals = [np.array([[sum(t.energy for t in tiles), way.fixed + sum(t.cycles for t in tiles)] for way, tiles in options]) for options in found]
+    totals = [np.array([[sum(t.energy for t in tiles), way.fixed + sum(t.cycles * (1 + doubt * t.groups_log2) for t in tiles)] for way, tiles in options]) for options in found]
     return [options[one] for options, one in zip(found, lowest_product(totals))]
 
 
@@ -612,7 +616,7 @@ def schedule_network(network, config, trace, plans=None, *, method="min_edp", se
         costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy, per_pe=np.inf)
         ways = ways_of(network, layer, costs, config, plans=given)
         layers.append(promising(ways, config) if free else ways)
-    picked = choose(layers, config) if free else [(ways[0], None) for ways in layers]
+    picked = choose(layers, config, doubt=_UNMEASURED) if free else [(ways[0], None) for ways in layers]
     if fixed_cycles is None:
         fixed_cycles = 0.0 if plans is not None else sum(way.fixed for way, _ in picked)
     work = [item for way, _ in picked for item in way.work]
