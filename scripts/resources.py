@@ -33,6 +33,7 @@ from neuroflex.hdl.axi_master import AxiMaster
 from neuroflex.hdl.axi_read import AxiRead
 from neuroflex.hdl.axi_split import AxiSplit
 from neuroflex.hdl.axi_write import AxiWrite
+from neuroflex.hdl.binary_pe import BinaryPe
 from neuroflex.hdl.block_memory import BlockMemory
 from neuroflex.hdl.broadcaster import Broadcaster
 from neuroflex.hdl.cache_bank import CacheBank
@@ -52,6 +53,7 @@ from neuroflex.hdl.pe import RowEnd
 from neuroflex.hdl.pe_array import PeArray
 from neuroflex.hdl.prefix import FastPrefix, PriorityEncoder
 from neuroflex.hdl.qcfs import QCFS
+from neuroflex.hdl.radix_pe import RadixPe
 from neuroflex.hdl.registers import RegisterFile
 from neuroflex.hdl.sequencer import Sequencer
 from neuroflex.hdl.serial_pe import SerialPe
@@ -70,7 +72,7 @@ FAMILIES = {"xilinx": eda.synth_xilinx, "ecp5": eda.synth_ecp5}
 LEAST_MHZ = 80
 PLACED_PRESET = "paper"
 WHOLE_TOP = ("tiny", "small")       # larger presets are the sum of their parts
-SNN_CORE = ("LaggyPrefix", "SpikeGenerator", "PascIF", "Speculation", "SnnPe", "SerialPe", "PeArray (SNN)")
+SNN_CORE = ("LaggyPrefix", "SpikeGenerator", "PascIF", "Speculation", "SnnPe", "SerialPe", "BinaryPe", "RadixPe", "PeArray (SNN)")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Block:
         room. Its other banks are added as so many `CacheBank`.
     presets : tuple of str
         Presets for which it is synthesised.
+    placed : bool
+        Whether it is placed and routed by itself, in the size of `PLACED_PRESET` if that is among them.
     """
 
     make: object
@@ -97,6 +101,7 @@ class Block:
     parts: object = None
     banks: int = None
     presets: tuple = tuple(PRESETS)
+    placed: bool = True
 
     def sized(self, config):
         """The configuration in which the block is built, and how many cache banks that leaves out."""
@@ -130,6 +135,8 @@ BLOCKS = {
     "AnnPe": Block(AnnPe, "one match per cycle", parts=lambda c: c.ann_pes),
     "SnnPe": Block(SnnPe, "one match per cycle", parts=lambda c: c.snn_pes),
     "SerialPe": Block(SerialPe, "one addition per cycle, a match of level q takes q: [pe_serial.md](pe_serial.md)", presets=("tiny", "paper")),
+    "BinaryPe": Block(BinaryPe, "one match per cycle: [pe_binary.md](pe_binary.md)", presets=("tiny", "paper"), placed=False),
+    "RadixPe": Block(RadixPe, "one match per cycle: [pe_binary.md](pe_binary.md)", presets=("tiny", "paper"), placed=False),
     "RowEnd": Block(RowEnd, "one column handed over per cycle"),
     "PeArray (ANN)": Block(lambda c: PeArray(c, Core.ANN), "one match per PE and cycle", presets=("tiny",)),
     "PeArray (SNN)": Block(lambda c: PeArray(c, Core.SNN), "one match per PE and cycle", presets=("tiny",)),
@@ -225,7 +232,7 @@ def missing(report):
     """What a report of all blocks should hold and does not, as two lists of names: rows, clocks."""
     rows = [f"{name} ({preset})" for name, block in BLOCKS.items() for preset in block.presets if preset not in report["blocks"].get(name, {})]
     rows += [f"{TOP} ({preset})" for preset in WHOLE_TOP if report["presets"].get(preset, {}).get("label") != "whole"]
-    clocks = [name for name in BLOCKS if name not in report["clocks"] and PLACED_PRESET in BLOCKS[name].presets]
+    clocks = [name for name, block in BLOCKS.items() if name not in report["clocks"] and block.placed and PLACED_PRESET in block.presets]
     return rows, clocks
 
 
@@ -332,7 +339,7 @@ class Measurement:
         report = {"tools": self._tools, "blocks": {name: {} for name in blocks}, "presets": {}, "parts_to_whole": {}, "clocks": {}}
         jobs = [(name, preset) for preset in presets for name in blocks if preset in blocks[name].presets]
         tops = [preset for preset in presets if preset in WHOLE_TOP and set(names) == set(BLOCKS)]
-        placed = [name for name in blocks if PLACED_PRESET in blocks[name].presets]
+        placed = [name for name in blocks if blocks[name].placed and PLACED_PRESET in blocks[name].presets]
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                       console=self._console) as progress:
             task = progress.add_task("synthesis", total=len(jobs) + len(tops))
