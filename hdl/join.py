@@ -76,7 +76,10 @@ class JoinFrontEnd(wiring.Component):
     load : In(load_layout), load_here : In(1)
         Load bus, and whether its beat is for this PE.
     clear : In(1)
-        Forget columns and restart the row banks at 0. Only while no chunk is held.
+        Forget columns and restart the row banks at 0. Only while no chunk is held. With two weight banks: forget what the spare bank holds.
+    swap : In(1)
+        Work with the columns of the spare bank from the next cycle on, load into the other one, and restart the row banks at 0. Only while no chunk is
+        held. Only with two weight banks, as ``weight_bank``.
     open : In(1)
         Pulse: one more chunk, in order, may be scanned from the next cycle on; not before its ``arrived``.
     slot_release : In(1)
@@ -105,6 +108,8 @@ class JoinFrontEnd(wiring.Component):
         The match of ``MATCH_LATENCY`` cycles ago, and the mask of its chunk; held while not valid.
     weighted : Out(weighted_layout)
         The match of ``WEIGHT_LATENCY`` cycles ago with its weight; held while not valid.
+    weight_bank : Out(1)
+        The one at work; the other one is loaded.
     retired : Out(retire_layout)
         Chunks in order, at most one per cycle; all 0 otherwise.
     level : Out(7)
@@ -145,6 +150,7 @@ class JoinFrontEnd(wiring.Component):
             "mask": Out(config.chunk_bits),
             "busy": Out(1),
             **({"hold": In(1), "pair_through": In(1), "pair_end": Out(1)} if held else {}),
+            **({"swap": In(1), "weight_bank": Out(1)} if config.overlap else {}),
         })
 
     @property
@@ -162,11 +168,33 @@ class JoinFrontEnd(wiring.Component):
         self._retire(m, scanned, queued, push, finished)
         return m
 
+    @property
+    def _restart(self):
+        """Pulse: the row banks start at 0."""
+        return self.swap if self._config.overlap else self.clear
+
+    def _spare(self, address, depth):
+        """Address, of ``depth`` ones, in the weight bank that is loaded."""
+        return Cat(address[:(depth - 1).bit_length()], ~self.weight_bank) if self._config.overlap else address
+
+    def _at_work(self, address):
+        """Address in the weight bank at work."""
+        return Cat(address, self.weight_bank) if self._config.overlap else address
+
     def _columns(self, m):
         """Column count from the load bus; returns the index of the last pair."""
         config = self._config
         pairs_last = Signal(_index(config.pairs_per_pe))
         here = self.load.valid & self.load_here
+        if config.overlap:
+            loaded, loaded_last = Signal.like(self.columns), Signal.like(pairs_last)    # of the spare bank
+            with m.If(here & (self.load.kind == LoadKind.COLUMNS)):
+                m.d.sync += [loaded.eq(self.load.data[:len(loaded)]), loaded_last.eq((self.load.data[:8] - 1) >> 1)]
+            with m.If(self.clear):
+                m.d.sync += loaded.eq(0)
+            with m.If(self.swap):
+                m.d.sync += [self.columns.eq(loaded), self.enabled.eq(loaded != 0), pairs_last.eq(loaded_last), self.weight_bank.eq(~self.weight_bank)]
+            return pairs_last
         with m.If(here & (self.load.kind == LoadKind.COLUMNS)):
             columns = self.load.data[:len(self.columns)]
             m.d.sync += [self.columns.eq(columns), self.enabled.eq(columns != 0), pairs_last.eq((self.load.data[:8] - 1) >> 1)]
@@ -204,7 +232,7 @@ class JoinFrontEnd(wiring.Component):
             m.d.sync += slot.eq(slot + 1)
         with m.If(first & bus.last_chunk):
             m.d.sync += bank.eq(bank + 1)
-        with m.If(self.clear):
+        with m.If(self._restart):
             m.d.sync += bank.eq(0)
 
         mask_write, tag_write, level_write = masks.write_port(), tags.write_port(), levels.write_port()
@@ -234,11 +262,11 @@ class JoinFrontEnd(wiring.Component):
         config = self._config
         bits, base_bits = config.chunk_bits, config.value_base_bits
         pair_layout = data.StructLayout({"mask0": bits, "mask1": bits, "base0": base_bits, "base1": base_bits})
-        m.submodules.pairs = pairs = Memory(shape=pair_layout, depth=config.mask_pairs, init=[])
+        m.submodules.pairs = pairs = Memory(shape=pair_layout, depth=config.weight_banks * config.mask_pairs, init=[])
         write, read = pairs.write_port(), pairs.read_port()
         address = Signal(range(config.mask_pairs))
         m.d.comb += [
-            write.addr.eq(self.load.address), write.data.eq(self.load.data),
+            write.addr.eq(self._spare(self.load.address, config.mask_pairs)), write.data.eq(self.load.data),
             write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.MASKS)),
         ]
 
@@ -251,7 +279,7 @@ class JoinFrontEnd(wiring.Component):
             scan.eq((index != 0) | ((waiting != 0) & few)),
             first.eq(scan & (index == 0)),
             last.eq(scan & (tag.empty | (index == pairs_last))),
-            read.addr.eq(address), read.en.eq(scan & ~tag.empty),
+            read.addr.eq(self._at_work(address)), read.en.eq(scan & ~tag.empty),
         ]
         m.d.sync += [waiting.eq(waiting + self.open - first), started.eq(started + first - self.retired.valid)]
         with m.If(scan):
@@ -260,7 +288,7 @@ class JoinFrontEnd(wiring.Component):
             m.d.sync += address.eq(address + pairs_last + 1)
         with m.If(last):
             m.d.sync += [index.eq(0), slot.eq(slot + 1)]
-        with m.If((last & tag.last_chunk) | self.clear):
+        with m.If((last & tag.last_chunk) | self._restart):
             m.d.sync += address.eq(0)
 
         token = data.StructLayout({"valid": 1, "end": 1, "pair": pairs_last.shape(), "slot": slot.shape(), "tag": tag.shape()})
@@ -371,12 +399,12 @@ class JoinFrontEnd(wiring.Component):
         byte_bits = (config.line_bytes - 1).bit_length()
         byte_4, byte_5 = Signal(byte_bits), Signal(byte_bits)
         line = Signal(config.chunk_bits)
-        m.submodules.weights = values = Memory(shape=config.chunk_bits, depth=config.value_lines, init=[])
+        m.submodules.weights = values = Memory(shape=config.chunk_bits, depth=config.weight_banks * config.value_lines, init=[])
         write, read = values.write_port(), values.read_port()
         m.d.comb += [
-            write.addr.eq(self.load.address), write.data.eq(self.load.data),
+            write.addr.eq(self._spare(self.load.address, config.value_lines)), write.data.eq(self.load.data),
             write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.VALUES)),
-            address.eq(base_3 + prefix.count), read.addr.eq(address[byte_bits:]), read.en.eq(delayed[1].valid),
+            address.eq(base_3 + prefix.count), read.addr.eq(self._at_work(address[byte_bits:])), read.en.eq(delayed[1].valid),
         ]
         m.d.sync += [base_2.eq(match_base), base_3.eq(base_2), byte_4.eq(address), byte_5.eq(byte_4), line.eq(read.data),
                      self.weighted.weight.eq(line.word_select(byte_5, 8))]

@@ -28,7 +28,11 @@ def pe_ports(config):
     load : In(load_layout), load_here : In(1)
         Load bus, and whether its beat is for this PE.
     clear : In(1)
-        Pulse before a layer's load: no columns, nothing done, output banks start at 0. Only while idle.
+        Pulse before a layer's load: no columns, nothing done, output banks start at 0. Only while idle. With two weight banks: nothing is loaded for the
+        next layer; at any time.
+    swap : In(1)
+        Pulse before a layer runs: what was loaded is at work from the next cycle on and the other weight bank is loaded, nothing done, output banks start
+        at 0. Only while idle. Only with two weight banks.
     y_bank, y_index : In
         Address of ``y``.
     y : Out(7)
@@ -40,7 +44,7 @@ def pe_ports(config):
     columns : Out
         How many.
     done : Out
-        Pooled outputs finished since ``clear``, modulo ``2 * row_buffers``.
+        Pooled outputs finished since ``clear``, or ``swap``, modulo ``2 * row_buffers``.
     matching : Out(1)
         A match is issued in this cycle (serial addition: an addition is made).
     busy : Out(1)
@@ -53,6 +57,7 @@ def pe_ports(config):
         "load": In(load_layout(config)),
         "load_here": In(1),
         "clear": In(1),
+        **({"swap": In(1)} if config.overlap else {}),
         "y_bank": In(range(config.row_buffers)),
         "y_index": In(range(config.columns_per_pe)),
         "y": Out(LEVEL_BITS),
@@ -82,7 +87,7 @@ class RowEnd(wiring.Component):
     columns : In
         Columns of the PE.
     clear : In(1)
-        See :func:`pe_ports`.
+        Nothing done, all banks start at 0.
     row_started : In(1)
         Pulse: the first beat of a row arrives.
     drained : In({valid, first_window, last_window})
@@ -183,10 +188,11 @@ class ProcessingElement(wiring.Component):
         """Front end and row end, with the ports that lead straight to them; a front end that is ``held`` leaves ``matching`` to be driven."""
         m.submodules.front_end = join = JoinFrontEnd(self._config, held=held)
         m.submodules.row_end = row_end = RowEnd(self._config)
+        swap = ("swap",) if self._config.overlap else ()
         m.d.comb += [
-            *(getattr(join, name).eq(getattr(self, name)) for name in ("bus", "group", "load", "load_here", "clear")),
+            *(getattr(join, name).eq(getattr(self, name)) for name in ("bus", "group", "load", "load_here", "clear", *swap)),
             *(getattr(self, name).eq(getattr(join, name)) for name in ("slot_free", "matching", "enabled", "columns") if not (held and name == "matching")),
-            *(getattr(row_end, name).eq(getattr(self, name)) for name in ("clear", "y_bank", "y_index")),
+            row_end.clear.eq(self.swap if swap else self.clear), *(getattr(row_end, name).eq(getattr(self, name)) for name in ("y_bank", "y_index")),
             *(getattr(self, name).eq(getattr(row_end, name)) for name in ("y", "done", "row_free")),
             row_end.columns.eq(join.columns), row_end.row_started.eq(join.row_started),
             self.busy.eq(join.busy | row_end.busy),
@@ -226,12 +232,17 @@ class ProcessingElement(wiring.Component):
         """
         jobs = jobs or row_end
         layout = data.StructLayout({"theta": 32, "bias": signed(32), "levels": 8})
-        m.submodules.parameters = parameters = Memory(shape=layout, depth=self._config.columns_per_pe, init=[])
+        config = self._config
+        m.submodules.parameters = parameters = Memory(shape=layout, depth=config.weight_banks * config.columns_per_pe, init=[])
         write, read = parameters.write_port(), parameters.read_port(domain="comb")
+        spare, at_work = self.load.address, jobs.job_column
+        if config.overlap:
+            bank = m.submodules.front_end.weight_bank
+            spare, at_work = Cat(spare[:len(at_work)], ~bank), Cat(at_work, bank)
         m.d.comb += [
-            write.addr.eq(self.load.address), write.data.eq(self.load.data),
+            write.addr.eq(spare), write.data.eq(self.load.data),
             write.en.eq(self.load.valid & self.load_here & (self.load.kind == LoadKind.PARAMETER)),
-            read.addr.eq(jobs.job_column),
+            read.addr.eq(at_work),
         ]
         fetched, column, parameter = Signal(), Signal.like(row_end.job_column), Signal(layout)
         free = ~fetched | unit.i.ready

@@ -28,6 +28,8 @@ class PeArray(wiring.Component):
     -------
     groups_log2 : In
         The PEs form ``2**groups_log2`` groups, at most ``max_groups``.
+    load_groups_log2, swap : In
+        Only with two weight banks: the groups of the layer that is loaded; see :func:`~neuroflex.hdl.pe.pe_ports`.
     levels_in, clear, load, bus, y_bank, y_index : In
         To all PEs, see :func:`~neuroflex.hdl.pe.pe_ports`; a load beat is for the PEs of this core with its number.
     slot_free, row_free : Out(max_groups)
@@ -47,6 +49,7 @@ class PeArray(wiring.Component):
         pes = self.pes
         super().__init__({
             "groups_log2": In(range((config.max_groups - 1).bit_length() + 1)),
+            **({"load_groups_log2": In(range((config.max_groups - 1).bit_length() + 1)), "swap": In(1)} if config.overlap else {}),
             **{name: ports[name] for name in ("levels_in", "clear", "load", "bus", "y_bank", "y_index")},
             "slot_free": Out(config.max_groups),
             "row_free": Out(config.max_groups),
@@ -78,7 +81,15 @@ class PeArray(wiring.Component):
                 for groups_log2 in range((config.max_groups - 1).bit_length() + 1):
                     with m.Case(groups_log2):
                         left = index_bits - groups_log2
-                        m.d.comb += [pe.group.eq(index >> left), number.eq(index & ((1 << left) - 1))]
+                        m.d.comb += pe.group.eq(index >> left)
+                        if not config.overlap:
+                            m.d.comb += number.eq(index & ((1 << left) - 1))
+            if config.overlap:
+                with m.Switch(self.load_groups_log2):
+                    for groups_log2 in range((config.max_groups - 1).bit_length() + 1):
+                        with m.Case(groups_log2):
+                            m.d.comb += number.eq(index & ((1 << index_bits - groups_log2) - 1))
+                m.d.comb += pe.swap.eq(self.swap)
             m.d.comb += [getattr(pe, name).eq(getattr(self, name))
                          for name in ("levels_in", "clear", "load", "bus", "y_bank", "y_index")]
             m.d.comb += pe.load_here.eq((self.load.core == self._core) & (self.load.pe == number))

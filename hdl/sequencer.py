@@ -28,13 +28,17 @@ class Phase(enum.Enum, shape=4):
     CHECK = 5        # field by field, and geometry
     DECIDE = 6       # start the layer, end the job or stop
     LOAD = 7         # weights on their way to the slices
-    RUN = 8          # broadcaster and compressor at work
+    RUN = 8          # broadcaster and compressor at work; with two weight banks: until they are through with the layer before
     FINISH = 9       # wait until memory has taken and answered everything
     RETURN = 10      # report
 
 
 class Sequencer(wiring.Component):
     """Controls a job: invalidate, then for each descriptor fetch, check, load, run; END waits for memory and reports.
+
+    With two weight banks the next descriptor is fetched, checked and loaded while a layer runs; in phase RUN it waits for that layer's end. Then its
+    settings are handed over, ``run`` is pulsed, and the descriptor after it is asked for. What is wrong with the next layer is reported when the running one has
+    ended well; when that one met a memory error, this is what is reported. ``layer`` is the one that runs, or the next one while none does.
 
     Cycles of a layer besides loading and running: request handshake + memory latency + ``descriptor_lines`` beats
     + 32 (checksum) + ``CHECK_CYCLES`` = 10 (check) + 1 (decide). A job that is started in cycle t (``start`` high) shows ``busy`` in t + 1.
@@ -53,9 +57,11 @@ class Sequencer(wiring.Component):
     loading : Out(1)
         Memory answers belong to the loader.
     settings : Out
-        The layer's settings, stable from ``clear`` until the layer's end.
+        The layer's settings, stable from ``clear`` until the layer's end; with two weight banks from ``run`` on.
+    load_settings : Out
+        Settings of the layer that is loaded, stable from ``clear`` until it runs. Only with two weight banks.
     clear, run : Out(1)
-        Pulses: forget the slices' columns (with ``loader_start``); start broadcaster and compressor.
+        Pulses: forget the columns in the slices, or in their spare bank (with ``loader_start``); start broadcaster and compressor, and swap the weight banks.
     broadcaster_finished, compressor_finished : In(1)
         High from the broadcaster's last beat to the next ``run``; a pulse from the compressor.
     running_cause : In
@@ -63,7 +69,8 @@ class Sequencer(wiring.Component):
     cause : Out
         What this cycle is counted under.
     progress, bus_error, quiet : In(1)
-        Something moved; memory answered with an error (sticky here until the next start); nothing is outstanding.
+        Something moved; memory answered with an error (sticky here until the next start; with two weight banks: an error of the running layer, that is
+        of the cache's reads or of a write); nothing is outstanding.
     abandon : Out(1)
         Pulse: the watchdog struck; the parent resets the core.
     """
@@ -80,6 +87,7 @@ class Sequencer(wiring.Component):
             "cache_invalidate": Out(1), "cache_busy": In(1),
             "loader_start": Out(1), "loader_finished": In(1), "loader_error": In(8), "loading": Out(1),
             "settings": Out(settings_layout(config)),
+            **({"load_settings": Out(settings_layout(config))} if config.overlap else {}),
             "clear": Out(1), "run": Out(1), "broadcaster_finished": In(1), "compressor_finished": In(1),
             "running_cause": In(4), "cause": Out(4),
             "progress": In(1), "bus_error": In(1), "quiet": In(1), "abandon": Out(1),
@@ -87,13 +95,14 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self._config
+        config, overlap = self._config, self._config.overlap
         lines = descriptor_lines(config)
         words = Signal(data.ArrayLayout(_WORD_BITS, DESCRIPTOR_WORDS))
         flat = words.as_value()
         field = {f.name: words[f.word][f.lsb:f.lsb + f.bits] for f in DESCRIPTOR_FIELDS}
+        prepared = self.load_settings if overlap else self.settings
         for name, _ in settings_layout(config):
-            m.d.comb += self.settings[name].eq(field[name])
+            m.d.comb += prepared[name].eq(field[name])
 
         phase = Signal(Phase)
         pointer = Signal(32)         # all bits of the register: an address beyond memory is refused, not cut
@@ -104,9 +113,12 @@ class Sequencer(wiring.Component):
         bus_error = Signal()
         silence = Signal(32)
         broadcaster_done, compressor_done = Signal(), Signal()
+        running, failed = Signal(), Signal()        # with two weight banks: a layer runs; the last one met a memory error
+        fetch_error = Signal()                      # on a line of the descriptor
+        stop = Phase.RUN if overlap else Phase.FINISH       # where the reason for a job's end waits for the layer that still runs
         check = self._checks(m, field)
         m.submodules.geometry = geometry = GeometryCheck(config=config)
-        m.d.comb += [geometry.settings.eq(self.settings), geometry.clear.eq(phase == Phase.CHECKSUM),
+        m.d.comb += [geometry.settings.eq(prepared), geometry.clear.eq(phase == Phase.CHECKSUM),
                      geometry.valid.eq((phase == Phase.CHECK) & (count < GEOMETRY_CASES)), geometry.index.eq(count)]
 
         m.d.comb += [
@@ -121,10 +133,14 @@ class Sequencer(wiring.Component):
         with m.Switch(phase):
             with m.Case(Phase.LOAD):
                 m.d.comb += self.cause.eq(StallCause.LOAD)
-            with m.Case(Phase.RUN):
-                m.d.comb += self.cause.eq(Mux(broadcaster_done, StallCause.DRAIN, self.running_cause))
+            if not overlap:
+                with m.Case(Phase.RUN):
+                    m.d.comb += self.cause.eq(Mux(broadcaster_done, StallCause.DRAIN, self.running_cause))
             with m.Default():
                 m.d.comb += self.cause.eq(StallCause.CONTROL)
+        if overlap:
+            with m.If(running):
+                m.d.comb += self.cause.eq(Mux(broadcaster_done, StallCause.DRAIN, self.running_cause))
 
         m.d.sync += [self.cache_invalidate.eq(0), self.loader_start.eq(0), self.clear.eq(0), self.run.eq(0), self.abandon.eq(0)]
         with m.If(self.bus_error & (phase != Phase.IDLE)):
@@ -134,23 +150,23 @@ class Sequencer(wiring.Component):
             with m.Case(Phase.IDLE):
                 with m.If(self.start):
                     m.d.sync += [phase.eq(Phase.INVALIDATE), self.cache_invalidate.eq(1), pointer.eq(self.program_address), count.eq(0),
-                                 code.eq(Status.NONE), self.layer.eq(0), bus_error.eq(0)]
+                                 code.eq(Status.NONE), self.layer.eq(0), bus_error.eq(0), *([failed.eq(0)] if overlap else [])]
             with m.Case(Phase.INVALIDATE):
                 # The pulse is out in the first cycle, the cache is busy from the second one on.
                 m.d.sync += count.eq(1)
                 with m.If((count == 1) & ~self.cache_invalidate & ~self.cache_busy):
                     m.d.sync += phase.eq(Phase.REQUEST)
             with m.Case(Phase.REQUEST):
-                m.d.sync += [count.eq(0), checksum.eq(CHECKSUM_START)]
+                m.d.sync += [count.eq(0), checksum.eq(CHECKSUM_START), *([fetch_error.eq(0)] if overlap else [])]
                 with m.If(beyond):
-                    m.d.sync += [code.eq(Status.BAD_PROGRAM), phase.eq(Phase.FINISH)]
+                    m.d.sync += [code.eq(Status.BAD_PROGRAM), phase.eq(stop)]
                 with m.Elif(self.request.ready):
                     m.d.sync += phase.eq(Phase.RECEIVE)
             with m.Case(Phase.RECEIVE):
                 with m.If(self.read_data.valid):
                     m.d.sync += [flat.eq(Cat(flat[config.chunk_bits:], self.read_data.payload.line)), count.eq(count + 1)]
                     with m.If(self.read_data.payload.error):
-                        m.d.sync += bus_error.eq(1)
+                        m.d.sync += (fetch_error if overlap else bus_error).eq(1)
                     with m.If(count == lines - 1):
                         m.d.sync += [phase.eq(Phase.CHECKSUM), count.eq(0)]
             with m.Case(Phase.CHECKSUM):
@@ -165,7 +181,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += count.eq(count + 1)
                 with m.If(count == CHECK_CYCLES - 1):
                     m.d.sync += phase.eq(Phase.DECIDE)
-                    with m.If(bus_error):
+                    with m.If(fetch_error if overlap else bus_error):
                         m.d.sync += code.eq(Status.BUS_ERROR)
                     with m.Elif(checksum != field["checksum"]):
                         m.d.sync += code.eq(Status.BAD_CHECKSUM)
@@ -180,27 +196,34 @@ class Sequencer(wiring.Component):
                     with m.Elif(check["load"]):
                         m.d.sync += code.eq(Status.BAD_LOAD_LENGTH)
             with m.Case(Phase.DECIDE):
-                with m.If(code != Status.NONE):
-                    m.d.sync += phase.eq(Phase.FINISH)
+                with m.If((code != Status.NONE) | failed if overlap else code != Status.NONE):
+                    m.d.sync += phase.eq(stop)
                 with m.Else():
                     m.d.sync += [phase.eq(Phase.LOAD), self.loader_start.eq(1), self.clear.eq(1)]
             with m.Case(Phase.LOAD):
-                m.d.sync += [broadcaster_done.eq(0), compressor_done.eq(0)]
+                if not overlap:
+                    m.d.sync += [broadcaster_done.eq(0), compressor_done.eq(0)]
                 with m.If(self.loader_finished):
                     with m.If(self.loader_error != Status.NONE):
-                        m.d.sync += [code.eq(self.loader_error), phase.eq(Phase.FINISH)]
+                        m.d.sync += [code.eq(self.loader_error), phase.eq(stop)]
                     with m.Else():
-                        m.d.sync += [phase.eq(Phase.RUN), self.run.eq(1)]
+                        m.d.sync += [phase.eq(Phase.RUN), *([] if overlap else [self.run.eq(1)])]
             with m.Case(Phase.RUN):
-                with m.If(self.broadcaster_finished & ~self.run):   # in the first cycle it is the layer before's
-                    m.d.sync += broadcaster_done.eq(1)
-                with m.If(self.compressor_finished):
-                    m.d.sync += compressor_done.eq(1)
-                with m.If(broadcaster_done & compressor_done):
-                    with m.If(bus_error):
-                        m.d.sync += [code.eq(Status.BUS_ERROR), phase.eq(Phase.FINISH)]
-                    with m.Else():
-                        m.d.sync += [phase.eq(Phase.REQUEST), pointer.eq(pointer + lines), self.layer.eq(self.layer + 1)]
+                if overlap:
+                    with m.If(~running):
+                        with m.If(failed):
+                            m.d.sync += [code.eq(Status.BUS_ERROR), phase.eq(Phase.FINISH)]
+                        with m.Elif(code != Status.NONE):
+                            m.d.sync += phase.eq(Phase.FINISH)
+                        with m.Else():
+                            m.d.sync += [self.settings.eq(prepared), self.run.eq(1), running.eq(1), broadcaster_done.eq(0), compressor_done.eq(0),
+                                         phase.eq(Phase.REQUEST), pointer.eq(pointer + lines)]
+                else:
+                    with m.If(self._layer_ends(m, broadcaster_done, compressor_done)):
+                        with m.If(bus_error):
+                            m.d.sync += [code.eq(Status.BUS_ERROR), phase.eq(Phase.FINISH)]
+                        with m.Else():
+                            m.d.sync += [phase.eq(Phase.REQUEST), pointer.eq(pointer + lines), self.layer.eq(self.layer + 1)]
             with m.Case(Phase.FINISH):
                 with m.If(self.quiet):
                     m.d.sync += phase.eq(Phase.RETURN)
@@ -210,13 +233,26 @@ class Sequencer(wiring.Component):
             with m.Case(Phase.RETURN):
                 m.d.sync += phase.eq(Phase.IDLE)
 
+        if overlap:
+            with m.If(running):
+                with m.If(self._layer_ends(m, broadcaster_done, compressor_done)):
+                    m.d.sync += [running.eq(0), failed.eq(bus_error), self.layer.eq(self.layer + ~bus_error)]
+
         with m.If(self.progress | (phase == Phase.IDLE) | (phase == Phase.RETURN)):
             m.d.sync += silence.eq(0)
         with m.Else():
             m.d.sync += silence.eq(silence + 1)
             with m.If((self.watchdog != 0) & (silence >= self.watchdog)):
-                m.d.sync += [code.eq(Status.WATCHDOG), phase.eq(Phase.RETURN), self.abandon.eq(1)]
+                m.d.sync += [code.eq(Status.WATCHDOG), phase.eq(Phase.RETURN), self.abandon.eq(1), *([running.eq(0)] if overlap else [])]
         return m
+
+    def _layer_ends(self, m, broadcaster_done, compressor_done):
+        """Broadcaster and compressor are both through; to be called where a layer runs."""
+        with m.If(self.broadcaster_finished & ~self.run):   # in the first cycle it is the layer before's
+            m.d.sync += broadcaster_done.eq(1)
+        with m.If(self.compressor_finished):
+            m.d.sync += compressor_done.eq(1)
+        return broadcaster_done & compressor_done
 
     def _checks(self, m, field):
         """Registered verdicts on the descriptor, up to two cycles behind its words."""

@@ -148,10 +148,11 @@ class NeuroFlexCore(wiring.Component):
 
         # A layer: settings, load, run.
         settings = sequencer.settings
+        load_settings = sequencer.load_settings if config.overlap else settings
         m.d.comb += [
             cache.invalidate.eq(sequencer.cache_invalidate), sequencer.cache_busy.eq(cache.busy),
-            loader.start.eq(sequencer.loader_start), loader.address.eq(settings.load_address), loader.lines.eq(settings.load_lines),
-            loader.groups_log2.eq(settings.groups_log2),
+            loader.start.eq(sequencer.loader_start), loader.address.eq(load_settings.load_address), loader.lines.eq(load_settings.load_lines),
+            loader.groups_log2.eq(load_settings.groups_log2),
             sequencer.loader_finished.eq(loader.finished), sequencer.loader_error.eq(loader.error),
             broadcaster.start.eq(sequencer.run), broadcaster.settings.eq(settings),
             compressor.start.eq(sequencer.run), *(getattr(compressor, name).eq(settings[name]) for name in COMPRESSOR_SETTINGS),
@@ -167,15 +168,20 @@ class NeuroFlexCore(wiring.Component):
                 array.y_bank.eq(compressor.y_bank), array.y_index.eq(compressor.y_index),
                 *(getattr(compressor, f"{prefix}_{name}").eq(getattr(array, name)) for name in ("done", "columns", "y")),
             ]
+            if config.overlap:
+                m.d.comb += [array.load_groups_log2.eq(load_settings.groups_log2), array.swap.eq(sequencer.run)]
         wiring.connect(m, broadcaster.fetch, cache.fetch)
         wiring.connect(m, broadcaster.read, cache.read)
         wiring.connect(m, compressor.write, cache.write)
 
         written = compressor.write.valid & compressor.write.ready
+        read_error = arbiter.read_error
+        if config.overlap:      # of the running layer: sequencer and loader see those of the next one
+            read_error = cache.read_data.valid & cache.read_data.ready & cache.read_data.payload.error
         moved = Cat(*(s.valid & s.ready for s in (self.memory.request, self.memory.write_data, self.memory.read_data, self.memory.write_done)))
         m.d.comb += [
             sequencer.progress.eq(moved.any() | broadcaster.broadcast.valid | ann.matching.any() | snn.matching.any() | written),
-            sequencer.bus_error.eq(arbiter.read_error | arbiter.write_error),
+            sequencer.bus_error.eq(read_error | arbiter.write_error),
             sequencer.quiet.eq(cache.idle & arbiter.idle & self.memory_idle & ann.idle & snn.idle),
         ]
 

@@ -36,8 +36,9 @@ class ArchConfig:
     slots: int = _doc("activation chunks a PE can hold (power of two, 2 to 16)", 4)
     columns_per_pe: int = _doc("columns a PE can hold at a time (power of two, 2 to 64)", 16)
     row_buffers: int = _doc("rows a PE can have in flight: accumulator and output banks (power of two, 2 to 8)", 4)
-    value_lines: int = _doc("lines of packed weights in a PE's slice (power of two)", 512)
-    mask_pairs: int = _doc("pairs of column masks in a PE's slice (power of two)", 256)
+    value_lines: int = _doc("lines of packed weights in a PE's slice, in each bank (power of two)", 512)
+    mask_pairs: int = _doc("pairs of column masks in a PE's slice, in each bank (power of two)", 256)
+    weight_banks: int = _doc("banks of a PE's slice: 1, or 2 so that a layer's weights come while the layer before runs", 1)
     snn_pe: str = _doc("how SNN PEs add: dual_prefix (speculate and correct, as LoAS does), serial (a level q adds its weight q times), binary (correct bit by bit) "
                        "or radix (no speculation, add bit by bit)",
                        "dual_prefix")
@@ -75,7 +76,7 @@ class ArchConfig:
                   "cache_ways": (2, 16), "cache_sets": (4, 4096), "fetch_ahead": (2, 64),
                   "pending_lines": (16, 256), "write_buffer": (2, 32)}
         ranges = {"snn_levels": (1, 15), "ann_acc_bits": (16, 40), "snn_acc_bits": (12, 32),
-                  "theta_bits": (4, 31), "neuron_steps": (1, 4), "address_bits": (12, 32)}
+                  "theta_bits": (4, 31), "neuron_steps": (1, 4), "address_bits": (12, 32), "weight_banks": (1, 2)}
         for field, (low, high) in powers.items():
             value = getattr(self, field)
             if not low <= value <= high or value & (value - 1):
@@ -121,6 +122,11 @@ class ArchConfig:
     def value_base_bits(self):
         """Bits of a byte address in a PE's value memory."""
         return (self.value_lines * self.line_bytes - 1).bit_length()
+
+    @property
+    def overlap(self):
+        """Whether a layer is loaded while the one before runs."""
+        return self.weight_banks > 1
 
     @property
     def max_groups(self):

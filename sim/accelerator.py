@@ -69,7 +69,8 @@ class AcceleratorModel:
         self._numbers = top.top_numbers(self.config)
         self._state, self._record = top.top_init(self.config, 1), top.recorder(self.config, cycles)
         self._state.memory[memory.DRIVEN] = 1
-        self._tile, self._verdict, self._address = first.tiles[0], 0, 0
+        self._tile = self._coming = first.tiles[0]
+        self._verdict = self._address = 0
         self._read = deque(maxlen=self._per)        # the last lines from memory
         self._count = {}
 
@@ -135,10 +136,11 @@ class AcceleratorModel:
         if inputs["memory__read_data__valid"] and memory_arbiter.read_data_ready(state.arbiter):
             self._read.append(inputs["memory__read_data__payload"] & (1 << self.config.chunk_bits) - 1)
         none = np.ones(1, np.uint8)
-        ended = top.top_advance(state, self._tile, self._numbers, self._verdict, now if shown["start"] else -1, shown["program_address"], (none, none, none),
+        ended = top.top_advance(state, self._tile, self._coming.settings, self._numbers, self._verdict, now if shown["start"] else -1, shown["program_address"], (none, none, none),
                                 _ONE, 1, int(port[memory.LINES]) if error else -1, -1, self._record, now + 1, shown["soft_reset"])
         if ended == 1:
             self._address += self._per
+            self._tile = self._coming
 
     def _judge(self):
         """The lines of a descriptor have all arrived: what it says, and its workload."""
@@ -146,7 +148,9 @@ class AcceleratorModel:
         words = np.frombuffer(b"".join(line.to_bytes(self.config.line_bytes, "little") for line in self._read), np.uint32)[:DESCRIPTOR_WORDS]
         self._verdict = int(sequencer.check_descriptor(words, self.config))
         if self._verdict == Status.NONE:
-            self._tile = self.workload.tiles[(self._address - job.program) // self._per]
+            self._coming = self.workload.tiles[(self._address - job.program) // self._per]
+            if not self.config.overlap:
+                self._tile = self._coming
 
     def _settle(self, inputs, abandon):
         """A cycle of the core's reset: only the guard does something, and the core is as after reset in the next one."""

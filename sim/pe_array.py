@@ -57,7 +57,7 @@ class PeArray:
         return len(self.pes) >> self._groups_log2[-1][1]
 
     def layer(self, cycle, *, groups_log2, levels_in):
-        """``clear`` in this cycle; ``groups_log2`` holds from it on, as do the levels of the layer's inputs."""
+        """``clear`` (with two weight banks: ``swap``) in this cycle; ``groups_log2`` holds from it on, as do the levels of the layer's inputs."""
         self._clears.append(cycle)
         self._groups_log2.append((cycle, groups_log2))
         self._levels_in = levels_in
@@ -66,7 +66,8 @@ class PeArray:
             pe.changes.append((cycle + 1, 0))
 
     def load(self, cycle, number, columns, levels):
-        """The beat with the number of columns, for PE ``number`` of each group, is on the load bus; levels of each column."""
+        """The beat with the number of columns, for PE ``number`` of each group, is on the load bus (with two weight banks: was, and is swapped in); levels of
+        each column."""
         for pe in self.pes[number::self.per_group]:
             pe.columns, pe.levels = columns, np.asarray(levels, np.int64)
             pe.changes.append((cycle + 1, columns))

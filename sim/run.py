@@ -129,10 +129,10 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
     numbers = top.top_numbers(config)
     patterns = (memory_trace.request_ready, memory_trace.write_ready, memory_trace.read_go)
 
-    def advance(tile, verdict, start_at, program):
+    def advance(tile, coming, verdict, start_at, program):
         moved = None
         while True:
-            ended = top.top_advance(state, tile, numbers, verdict, start_at, program, patterns, memory_trace.latency, memory_trace.answer_latency,
+            ended = top.top_advance(state, tile, coming.settings, numbers, verdict, start_at, program, patterns, memory_trace.latency, memory_trace.answer_latency,
                                     memory_trace.error_line, memory_trace.error_write, record,
                                     cycles or state.scalars[top.NOW] + PATIENCE, 0)
             if ended or cycles:
@@ -141,7 +141,8 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
             if np.array_equal(before, moved) and state.sequencer[sequencer.PHASE] != sequencer.IDLE:
                 raise Deadlock(_where(job, state))
 
-    tile, ended = arrays[0], 2
+    tile = coming = arrays[0]
+    ended = 2
     for start_at, program in [(START_CYCLE, job.program)] if starts is None else starts:
         if start_at <= state.scalars[top.NOW]:      # the sequencer was still at work when software wrote
             continue
@@ -150,13 +151,16 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
             words = memory[address:address + per].reshape(-1).view(np.uint32)[:DESCRIPTOR_WORDS]
             verdict = int(sequencer.check_descriptor(words, config))
             if verdict == Status.NONE:
-                tile = arrays[(address - job.program) // per]
-            ended = advance(tile, verdict, start_at, program)
+                coming = arrays[(address - job.program) // per]
+            if not config.overlap:
+                tile = coming
+            ended = advance(tile, coming, verdict, start_at, program)
+            tile = coming       # handed over
             address += per
         if ended == 0:
             break
     if cycles and ended == 2:
-        advance(tile, 0, -1, 0)
+        advance(tile, coming, 0, -1, 0)
     r = state.scalars
     counters = dict.fromkeys((c.name for c in COUNTERS), 0)
     sums = state.layers.sum(axis=0)
@@ -172,7 +176,7 @@ def _where(job, state):
     number = int(state.sequencer[sequencer.LAYER])
     phase = int(state.sequencer[sequencer.PHASE])
     layer = f"layer {job.tiles[number].layer!r} (descriptor {number})" if number < len(job.tiles) else "the end of the program"
-    if phase == sequencer.RUN:
+    if state.sequencer[sequencer.RUNNING]:
         cause = StallCause(int(sequencer.sequencer_cause(state.sequencer, state.broadcaster[broadcaster.CAUSE])))
         waits = {StallCause.MEMORY: "for activations from cache or memory", StallCause.SLOT: "for a free slot of a PE",
                  StallCause.ROW: "for a free row buffer of a PE", StallCause.OUTPUT: "for the compressor to free an output bank",

@@ -6,16 +6,16 @@ from neuroflex.formats import (CHUNK_LINES, DESCRIPTOR_VERSION, DESCRIPTOR_WORDS
 from neuroflex.sim.geometry import output_size, tensor_end
 from neuroflex.sim.loops import njit
 
-__all__ = ["CHECK_CYCLES", "IDLE", "INVALIDATE", "LOAD", "REQUEST", "RECEIVE", "RUN", "FINISH", "RETURN", "STATE", "check_descriptor", "output_chunks",
+__all__ = ["CHECK_CYCLES", "IDLE", "INVALIDATE", "LOAD", "REQUEST", "RECEIVE", "RUN", "RUNNING", "FINISH", "RETURN", "STATE", "check_descriptor", "output_chunks",
            "sequencer_cause", "sequencer_init", "sequencer_step"]
 
 # Phases, as hdl.sequencer.Phase.
 IDLE, INVALIDATE, REQUEST, RECEIVE, CHECKSUM, CHECK, DECIDE, LOAD, RUN, FINISH, RETURN = range(11)
 
 # Indices of the state array.
-(PHASE, COUNT, CODE, LAYER, POINTER, BUS_ERROR, SILENCE, BROADCASTER_DONE, COMPRESSOR_DONE,
- PULSE_INVALIDATE, PULSE_LOADER, PULSE_CLEAR, PULSE_RUN, PULSE_ABANDON) = range(14)
-STATE = 14
+(PHASE, COUNT, CODE, LAYER, POINTER, BUS_ERROR, FETCH_ERROR, SILENCE, RUNNING, FAILED, BROADCASTER_DONE, COMPRESSOR_DONE,
+ PULSE_INVALIDATE, PULSE_LOADER, PULSE_CLEAR, PULSE_RUN, PULSE_ABANDON) = range(17)
+STATE = 17
 
 CHECK_CYCLES = 10   # of phase CHECK
 
@@ -93,22 +93,22 @@ def sequencer_init():
 @njit(cache=True)
 def sequencer_cause(state, running_cause):
     """StallCause of this cycle."""
-    if state[PHASE] == LOAD:
-        return _LOAD_CAUSE
-    if state[PHASE] == RUN:
+    if state[RUNNING]:
         return _DRAIN if state[BROADCASTER_DONE] else running_cause
-    return _CONTROL
+    return _LOAD_CAUSE if state[PHASE] == LOAD else _CONTROL
 
 
 @njit(cache=True)
-def sequencer_step(state, descriptor_lines, last_program, verdict, watchdog, start, program, cache_busy, request_ready, read_valid, read_error,
+def sequencer_step(state, overlap, descriptor_lines, last_program, verdict, watchdog, start, program, cache_busy, request_ready, read_valid, read_error,
                    loader_finished, loader_error, broadcaster_finished, compressor_finished, progress, bus_error, quiet):
     """One cycle.
 
-    ``verdict`` is what :func:`check_descriptor` says of the descriptor at ``state[POINTER]``; it is looked at once
+    With ``overlap`` a descriptor that is loaded, or the reason why it will not be, waits in phase RUN for the end of the layer before; ``state[RUNNING]`` says whether
+    a layer runs. ``verdict`` is what :func:`check_descriptor` says of the descriptor at ``state[POINTER]``; it is looked at once
     the descriptor has been received; ``last_program`` is the last line at which one fits into memory. All other arguments are the inputs of the block in this cycle.
     """
-    phase, count, code = state[PHASE], state[COUNT], state[CODE]
+    phase, count, code, running = state[PHASE], state[COUNT], state[CODE], state[RUNNING]
+    stop = RUN if overlap else FINISH       # where the reason for a job's end waits for the layer that still runs
     pulse_invalidate, pulse_run, error_before = state[PULSE_INVALIDATE], state[PULSE_RUN], state[BUS_ERROR]
     for pulse in range(PULSE_INVALIDATE, STATE):
         state[pulse] = 0
@@ -119,22 +119,22 @@ def sequencer_step(state, descriptor_lines, last_program, verdict, watchdog, sta
     if phase == IDLE:
         if start:
             following, state[PULSE_INVALIDATE], state[POINTER] = INVALIDATE, 1, program
-            state[COUNT], state[CODE], state[LAYER], state[BUS_ERROR] = 0, _NONE, 0, 0
+            state[COUNT], state[CODE], state[LAYER], state[BUS_ERROR], state[FAILED] = 0, _NONE, 0, 0, 0
     elif phase == INVALIDATE:
         state[COUNT] = 1
         if count == 1 and not pulse_invalidate and not cache_busy:
             following = REQUEST
     elif phase == REQUEST:
-        state[COUNT] = 0
+        state[COUNT] = state[FETCH_ERROR] = 0
         if state[POINTER] > last_program:
-            state[CODE], following = _BAD_PROGRAM, FINISH
+            state[CODE], following = _BAD_PROGRAM, stop
         elif request_ready:
             following = RECEIVE
     elif phase == RECEIVE:
         if read_valid:
             state[COUNT] = count + 1
             if read_error:
-                state[BUS_ERROR] = 1
+                state[FETCH_ERROR if overlap else BUS_ERROR] = 1
             if count == descriptor_lines - 1:
                 following, state[COUNT] = CHECKSUM, 0
     elif phase == CHECKSUM:
@@ -145,32 +145,31 @@ def sequencer_step(state, descriptor_lines, last_program, verdict, watchdog, sta
         state[COUNT] = count + 1
         if count == CHECK_CYCLES - 1:
             following = DECIDE
-            state[CODE] = _BUS_ERROR if error_before else verdict
+            state[CODE] = _BUS_ERROR if (state[FETCH_ERROR] if overlap else error_before) else verdict
     elif phase == DECIDE:
-        if code != _NONE:
-            following = FINISH
+        if code != _NONE or state[FAILED]:
+            following = stop
         else:
             following, state[PULSE_LOADER], state[PULSE_CLEAR] = LOAD, 1, 1
     elif phase == LOAD:
-        state[BROADCASTER_DONE], state[COMPRESSOR_DONE] = 0, 0
+        if not overlap:
+            state[BROADCASTER_DONE], state[COMPRESSOR_DONE] = 0, 0
         if loader_finished:
             if loader_error != _NONE:
-                state[CODE], following = loader_error, FINISH
+                state[CODE], following = loader_error, stop
             else:
-                following, state[PULSE_RUN] = RUN, 1
-    elif phase == RUN:
-        both = state[BROADCASTER_DONE] and state[COMPRESSOR_DONE]
-        if broadcaster_finished and not pulse_run:
-            state[BROADCASTER_DONE] = 1
-        if compressor_finished:
-            state[COMPRESSOR_DONE] = 1
-        if both:
-            if error_before:
-                state[CODE], following = _BUS_ERROR, FINISH
-            else:
-                following = REQUEST
-                state[POINTER] += descriptor_lines
-                state[LAYER] += 1
+                following = RUN
+                if not overlap:
+                    state[PULSE_RUN] = state[RUNNING] = 1
+    elif phase == RUN and not running:
+        if state[FAILED] or code != _NONE:
+            following = FINISH
+            if state[FAILED]:
+                state[CODE] = _BUS_ERROR
+        else:
+            following, state[PULSE_RUN], state[RUNNING] = REQUEST, 1, 1
+            state[BROADCASTER_DONE], state[COMPRESSOR_DONE] = 0, 0
+            state[POINTER] += descriptor_lines
     elif phase == FINISH:
         if quiet:
             following = RETURN
@@ -179,10 +178,28 @@ def sequencer_step(state, descriptor_lines, last_program, verdict, watchdog, sta
     elif phase == RETURN:
         following = IDLE
 
+    if running:
+        both = state[BROADCASTER_DONE] and state[COMPRESSOR_DONE]
+        if broadcaster_finished and not pulse_run:
+            state[BROADCASTER_DONE] = 1
+        if compressor_finished:
+            state[COMPRESSOR_DONE] = 1
+        if both:
+            state[RUNNING] = 0
+            if error_before and overlap:
+                state[FAILED] = 1
+            elif error_before:
+                state[CODE], following = _BUS_ERROR, FINISH
+            else:
+                state[LAYER] += 1
+                if not overlap:
+                    following = REQUEST
+                    state[POINTER] += descriptor_lines
+
     if progress or phase == IDLE or phase == RETURN:
         state[SILENCE] = 0
     else:
         if watchdog != 0 and state[SILENCE] >= watchdog:
-            state[CODE], following, state[PULSE_ABANDON] = _WATCHDOG, RETURN, 1
+            state[CODE], following, state[PULSE_ABANDON], state[RUNNING] = _WATCHDOG, RETURN, 1, 0
         state[SILENCE] += 1
     state[PHASE] = following

@@ -39,7 +39,7 @@ FIELDS = (
     "evict_valid", "evict_ready", "evict_address", "port_request_valid", "port_request_ready", "port_write_valid", "port_write_ready",
     "cache_fetch_valid", "cache_fetch_ready", "cache_fetch_address", "cache_fetch_lines",
     "cache_read_valid", "cache_read_ready", "cache_read_address", "cache_read_consume",
-    "cache_write_valid", "cache_write_ready", "cache_write_address", "cache_write_through", "response", "response_line", "load_line",
+    "cache_write_valid", "cache_write_ready", "cache_write_address", "cache_write_through", "response", "response_line", "load_line", "load_layer",
     "beat", "group", "first_beat", "last_beat", "first_chunk", "last_chunk", "first_window", "last_window", "mask", "line",
     "slot_free", "row_free", "y_read", "y_bank", "y_index")
 REQUEST, WRITE, PHASE, BUSY, INVALIDATE, ENDS, IDLES, EVENTS, OWN, OWN_DATA, FILL_REQUEST, FILL, EVICT, PORT = (FIELDS.index(name) for name in (
@@ -173,7 +173,7 @@ def top_init(config, descriptors):
 def top_numbers(config):
     """What :func:`top_advance` has to know of a configuration."""
     per = descriptor_lines(config)
-    return per, (1 << config.address_bits) - per, config.laggy_cycles, config.slots, config.row_buffers, kind_number(config)
+    return per, (1 << config.address_bits) - per, config.laggy_cycles, config.slots, config.row_buffers, kind_number(config), config.overlap
 
 
 def moves(state):
@@ -188,7 +188,7 @@ def moves(state):
 
 @njit(cache=True)
 def _clear(state, tile):
-    """A layer begins: slices are forgotten, counters of outputs start at 0."""
+    """A layer begins: counters of outputs start at 0."""
     for g in range(len(state.begun)):
         state.begun[g] = state.rows_begun[g] = state.rows_ended[g] = state.outputs_ended[g] = state.counted[g] = 0
         state.released[g, :] = _PAST
@@ -303,7 +303,7 @@ def _skip_still(state, cause, groups_log2, row_buffers, slots, limit):
 
 
 @njit(cache=True)
-def top_advance(state, tile, numbers, verdict, start_at, program, patterns, latency, answer_latency, error_line, error_write, record,
+def top_advance(state, tile, coming, numbers, verdict, start_at, program, patterns, latency, answer_latency, error_line, error_write, record,
                 limit, abandon):
     """Advance until the sequencer is through with a descriptor.
 
@@ -311,11 +311,14 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
     ----------
     state : TopState
     tile : TileArrays
-        Of the descriptor that the sequencer will read next; anything of that shape when it is not a layer.
-    numbers : (descriptor lines, last line for a descriptor, laggy cycles, slots, row buffers, kind of SNN PE)
+        Of the layer that runs; anything of that shape when none does.
+    coming : int64[...]
+        ``settings`` of the descriptor that the sequencer will read next; anything of that shape when it is not a layer. With one weight bank those of ``tile``,
+        with two ``tile`` belongs to the descriptor of the call before.
+    numbers : (descriptor lines, last line for a descriptor, laggy cycles, slots, row buffers, kind of SNN PE, whether loading overlaps)
         From :func:`top_numbers`.
     verdict : int
-        :func:`~neuroflex.sim.sequencer.check_descriptor` of that descriptor.
+        :func:`~neuroflex.sim.sequencer.check_descriptor` of the coming descriptor.
     start_at : int
         Cycle of the start pulse.
     program : int
@@ -331,10 +334,10 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
     Returns
     -------
     int
-        1: the layer is over, the next descriptor will be asked for. 2: the job is over. 0: stopped by ``limit``.
+        1: the layer is over, or with two weight banks begins, and the next descriptor will be asked for. 2: the job is over. 0: stopped by ``limit``.
     """
     r = state.scalars
-    descriptor_lines, last_program, laggy_cycles, slots, row_buffers, snn_kind = numbers
+    descriptor_lines, last_program, laggy_cycles, slots, row_buffers, snn_kind, overlap = numbers
     request_ready, write_ready, read_go = patterns
     seq, bus, settings = state.sequencer, state.broadcaster, tile.settings
     groups = 1 << settings[_GROUPS]      # those beyond never see a chunk
@@ -343,7 +346,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         now = r[NOW]
         phase = seq[sequencer.PHASE]
         pulse_run, pulse_clear, pulse_loader = seq[sequencer.PULSE_RUN], seq[sequencer.PULSE_CLEAR], seq[sequencer.PULSE_LOADER]
-        loading = phase == sequencer.LOAD
+        loading, running = phase == sequencer.LOAD, seq[sequencer.RUNNING]
 
         # --- outputs of this cycle: functions of the state ---
         memory_request, memory_line, shown, _, line_number, answer = memory.memory_outputs(state.memory, request_ready, write_ready, read_go)
@@ -406,7 +409,7 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
             row[WRITE], row[WRITE + 1], row[WRITE + 2] = guard_line, out_line, read_ready
             row[PHASE], row[PHASE + 1], row[PHASE + 2], row[PHASE + 3] = phase, seq[sequencer.LAYER], cause, seq[sequencer.CODE]
             row[BUSY], row[BUSY + 1], row[BUSY + 2], row[BUSY + 3] = (
-                busy, phase == sequencer.RUN, loading or phase == sequencer.RUN, phase == sequencer.RETURN)
+                busy, running, running or loading and not overlap, phase == sequencer.RETURN)
             row[INVALIDATE], row[INVALIDATE + 1], row[INVALIDATE + 2], row[INVALIDATE + 3], row[INVALIDATE + 4] = (
                 seq[sequencer.PULSE_INVALIDATE], pulse_loader, pulse_clear, pulse_run, fibercache.is_busy(state.cache))
             row[ENDS], row[ENDS + 1], row[ENDS + 2], row[ENDS + 3], row[ENDS + 4] = (
@@ -431,7 +434,8 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
                 read_valid, fibercache.read_ready(state.cache), read_address, read_consume)
             row[CACHE_WRITE], row[CACHE_WRITE + 1], row[CACHE_WRITE + 2], row[CACHE_WRITE + 3] = (
                 store_valid, store_ready, store_address, settings[_TO_MEMORY])
-            row[RESPONSE], row[RESPONSE + 1], row[LOAD_LINE] = response_valid, response_address, loader.loader_beat_line(state.loader)
+            row[RESPONSE], row[RESPONSE + 1] = response_valid, response_address
+            row[LOAD_LINE], row[LOAD_LINE + 1] = loader.loader_beat_line(state.loader), seq[sequencer.LAYER] + (1 if overlap and (running or seq[sequencer.FAILED]) else 0)
             if beat:
                 outside = tile.chunks[chunk, OUTSIDE] == 1
                 row[BEAT], row[BEAT + 1], row[BEAT + 2], row[BEAT + 3] = (
@@ -496,17 +500,19 @@ def top_advance(state, tile, numbers, verdict, start_at, program, patterns, late
         broadcaster.broadcaster_step(bus, tile.chunks, tile.lines, pulse_run, fetch_ready, cache_read_ready, response_valid, slot_free,
                                      row_free, block_done)
         if pulse_loader:
-            loader.loader_start(state.loader, settings[_LOAD_ADDRESS], settings[_LOAD_LINES], settings[_FAULT_LINE], settings[_FAULT])
+            loader.loader_start(state.loader, coming[_LOAD_ADDRESS], coming[_LOAD_LINES], coming[_FAULT_LINE], coming[_FAULT])
         else:
             loader.loader_step(state.loader, own_request_ready if loading else 0, own_line if loading else 0, own_error)
-        if pulse_clear:
+        if pulse_run if overlap else pulse_clear:
             _clear(state, tile)
-        sequencer.sequencer_step(seq, descriptor_lines, last_program, verdict, 0, now == start_at, program, cache_busy, own_request_ready,
+        if overlap:     # errors of the running layer's reads only
+            read_error = 1 if cache_line and cache_data_ready and cache_line_error else 0
+        sequencer.sequencer_step(seq, overlap, descriptor_lines, last_program, verdict, 0, now == start_at, program, cache_busy, own_request_ready,
                                  own_line and not loading, own_error, loader_finished, loader_error, broadcaster_finished,
                                  compressor_finished, 1, read_error or write_error, quiet)
         r[NOW] = now + 1
         after = seq[sequencer.PHASE]
-        if (not traced and after == sequencer.RUN and quiet and not (beat or fetch_valid or read_valid or response_valid or store_valid)
+        if (not traced and after == sequencer.RUN and seq[sequencer.RUNNING] and quiet and not (beat or fetch_valid or read_valid or response_valid or store_valid)
                 and state.begun[0]):
             r[STILL] += 1
             if r[STILL] >= _STILL:

@@ -37,7 +37,8 @@ class Layers:
         self.model = PeArray(config, core)
         self.timeline, self.cover = Timeline(config), Counter()
         self.cycle, self._single = 0, single
-        self.clears, self.settings = [], []       # settings: (cycle, groups_log2, levels_in)
+        self.clears, self.swaps, self.load_groups = [], [], []      # load_groups: (cycle, groups_log2)
+        self.settings = []                        # (cycle, groups_log2, levels_in)
         rng, most, pes = self.rng, config.columns_per_pe, len(self.model.pes)
         for index in range(layers):
             columns = sorted((int(rng.choice([0, 1, 2, 3, most // 2 + 1, most - 1, most])) for _ in range(pes)), reverse=True)
@@ -48,6 +49,8 @@ class Layers:
     def layer(self, *, rows, windows, chunks, density, columns, slow, weight_density=None, groups_log2=None, top=None):
         """One layer: load, then ``rows`` pooled outputs of ``windows`` convolution rows of ``chunks`` chunks.
 
+        With two weight banks it is loaded while the layer before is at work, from any cycle on after that one began.
+
         ``density`` is that of activations, and of weights where they have none of their own. Returns the cycle after the load, the
         slices of a group's PEs, and the chunks that were sent.
         """
@@ -57,12 +60,13 @@ class Layers:
         if top is None:
             top = int(rng.integers(1, config.snn_levels + 1)) if self.core == Core.SNN else int(rng.choice([1, 4, 127]))
         groups = 1 << groups_log2
-        self.clears.append(self.cycle)
-        self.settings.append((self.cycle, groups_log2, top))
-        model.layer(self.cycle, groups_log2=groups_log2, levels_in=top)
-        cycle = self.cycle + 1
-        slices = []
-        for number in range(model.per_group):
+        overlap = config.overlap
+        begin = int(rng.integers(self.swaps[-1] + 1 if self.swaps else 0, self.cycle + 1)) if overlap else self.cycle
+        self.clears.append(begin)
+        self.load_groups.append((begin, groups_log2))
+        cycle = begin + 1
+        slices, loads = [], []
+        for number in range(len(model.pes) >> groups_log2):
             count = columns[number]
             slice_ = random_slice(rng, config, columns=max(count, 1), chunks=chunks, snn=self.core == Core.SNN,
                                   density=density if weight_density is None else weight_density)
@@ -72,10 +76,21 @@ class Layers:
                 slices.append(Slice(np.zeros((chunks, 0, config.chunk_bits), np.int64), *np.zeros((3, 0), np.int64)))
                 continue
             slices.append(slice_)
-            model.load(cycle, number, count, slice_.levels)
+            loads.append((cycle, number, count, slice_.levels))
             cycle = self.timeline.load(cycle, slice_, core=self.core, pe=number)
             if rng.random() < 0.2:       # the other core's load is not for this one
                 cycle = self.timeline.load(cycle, slice_, core=Core.ANN if self.core == Core.SNN else Core.SNN, pe=number)
+        start = begin
+        if overlap:
+            self.cover["loaded before the end"] += cycle < self.cycle
+            self.cover["loaded at work and after"] += begin < self.cycle < cycle
+            start = max(cycle, self.cycle)
+            self.swaps.append(start)
+            cycle = start + 1
+        self.settings.append((start, groups_log2, top))
+        model.layer(start, groups_log2=groups_log2, levels_in=top)
+        for at, *loaded_pe in loads:
+            model.load(start if overlap else at, *loaded_pe)
         self.cover["several PEs loaded"] += sum(slice_.columns > 0 for slice_ in slices) > 1
         self.cover["several groups"] += groups > 1
         self.cover["a PE without columns"] += not all(slice_.columns for slice_ in slices)
@@ -160,8 +175,11 @@ class Layers:
     def arrays(self):
         """Stimuli of an array, by port, and the model's outputs."""
         config, rng, cycles = self.config, self.rng, self.cycle
-        clear, groups_log2, levels_in = np.zeros((3, cycles), np.int64)
+        clear, groups_log2, levels_in, swap, load_groups_log2 = np.zeros((5, cycles), np.int64)
         clear[self.clears] = 1
+        swap[self.swaps] = 1
+        for since, groups in self.load_groups:
+            load_groups_log2[since:] = groups
         for since, groups, levels in self.settings:
             groups_log2[since:], levels_in[since:] = groups, levels
         if self.core == Core.ANN:
@@ -169,6 +187,8 @@ class Layers:
         y_bank, y_index = rng.integers(0, config.row_buffers, cycles), rng.integers(0, config.columns_per_pe, cycles)
         stimulus = {"bus": self.timeline.bus(cycles), "load": self.timeline.load_bus(cycles), "clear": clear,
                     "groups_log2": groups_log2, "levels_in": levels_in, "y_bank": y_bank, "y_index": y_index}
+        if config.overlap:
+            stimulus |= {"swap": swap, "load_groups_log2": load_groups_log2}
         return stimulus, self.model.outputs(cycles, y_bank, y_index)
 
     def require(self, least):
@@ -180,6 +200,9 @@ class Layers:
         if self.core == Core.SNN and self.config.snn_pe in _BITWISE and self.config.snn_levels > 3:
             points += ("match of one bit", "match of several bits", "the sum takes longer", "the neuron takes longer")
             points += () if self.config.snn_pe == "radix" else ("match without a bit",)
+        if self.config.overlap:
+            short = {point: self.cover[point] for point in ("loaded before the end", "loaded at work and after") if self.cover[point] < 10}
+            assert not short, f"covered too seldom: {short}"
         array = () if self._single else ("several PEs loaded", "several groups", "a PE without columns", "waits for output")
         few = {point: self.cover[point] for point in points if self.cover[point] < least}
         few |= {point: self.cover[point] for point in array if self.cover[point] < 10}
@@ -206,7 +229,8 @@ def compare_pe(component, name, config, core, seed, layers, *, covers=True, veri
     print("seed", seed)
     traffic = Layers(config, core, seed, layers, single=True)
     stimulus, outputs = traffic.arrays()
-    del stimulus["groups_log2"]
+    for unused in ("groups_log2", "load_groups_log2"):
+        stimulus.pop(unused, None)
     stimulus["group"] = np.zeros(traffic.cycle, np.int64)
     stimulus["load_here"] = np.zeros(traffic.cycle, np.int64)
     for cycle, target, pe, *_ in traffic.timeline.loads:

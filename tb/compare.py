@@ -192,14 +192,14 @@ def _expected(job, model, ports, cycles):
     out[:, at["request"]] = (field["request_address"] | field["request_lines"] << config.address_bits
                              | field["request_write"] << (config.address_bits + 8))
     first, beats, _, _ = _constant(job)
-    line = np.where(field["load_line"] >= 0, first[np.minimum(field["layer"], len(first) - 1)] + field["load_line"], 0)
+    line = np.where(field["load_line"] >= 0, first[np.minimum(field["load_layer"], len(first) - 1)] + field["load_line"], 0)
     out[:, at["load_beat"]] = line
     for name in ("valid", "core", "pe", "kind", "address"):
         out[:, at[f"load_{name}"]] = beats[name][line]
     out[:, at["load_valid"]] &= field["load_line"] >= 0
     record, pair = model.record, np.empty((cycles, 2), np.int64)
     for core in ("ann", "snn"):
-        _per_pe(getattr(record, f"{core}_matches")[:cycles], getattr(record, f"{core}_done")[:cycles], field["clear"], pair)
+        _per_pe(getattr(record, f"{core}_matches")[:cycles], getattr(record, f"{core}_done")[:cycles], field["run" if config.overlap else "clear"], pair)
         out[:, at[f"{core}_matches"]], out[:, at[f"{core}_done"]] = pair.T
     matches = [getattr(record, f"{core}_matches")[:cycles].sum(axis=1, dtype=np.int64) for core in ("ann", "snn")]
     _registers(config, ports, rows, matches, out[:, at["register_ready"]:at["irq"] + 1])

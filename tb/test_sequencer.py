@@ -3,7 +3,8 @@
 Plan: whole jobs of random descriptors, good and malformed in every way of ``check_descriptor``: a field out of range, tensors and load
 streams that end at the last line of memory or beyond, output sizes that do not follow from the sources; loader errors; memory errors on
 descriptors, while running and at the end; programs at the end of memory and beyond; slow memory, cache, loader and cores; watchdog at
-every phase, moved while a job runs; jobs back to back. A verdict forced to zero and a phase that does not wait must fail.
+every phase, moved while a job runs; jobs back to back. The same with two weight banks, where a descriptor is fetched, checked and loaded while the
+layer before runs: either may be through first, both may fail. A verdict forced to zero and a phase that does not wait must fail.
 """
 import re
 
@@ -22,6 +23,10 @@ CONFIG = PRESETS["tiny"]
 POINTS = (*(f"status {s.name}" for s in Status if s), *(f"phase {p.name}" for p in Phase), "loader error", "run error", "final error", "error with the last answer", "watchdog moved",
           "watchdog in RUN", "watchdog in LOAD", "watchdog in REQUEST", "two layers", *(f"cause {c.name}" for c in StallCause),
           "layer", "end", "broken", "flip", "random", *(f"odd {s.name}" for s in (Status.BAD_SOURCE, Status.BAD_OUTPUT, Status.BAD_LOAD_LENGTH)))
+DOUBLE = CONFIG.replace(name="double", weight_banks=2)
+OVERLAP = ("loaded before the run's end", "loaded after the run's end", "end waits for the run", "program's end waits for the run", "wrong descriptor waits for the run",
+           "wrong load waits for the run", "error while running, and wrong descriptor", "error while running, load under way", "error while running, load not begun",
+           "error on a descriptor while running", "watchdog while running and loading", "late error while nothing runs")
 
 
 def below(rng, least, most):
@@ -163,7 +168,8 @@ def jobs(rng, cycles, coverage, broken=0.25, config=CONFIG):
     per_line = width // 32
     last_program = space(config) - lines
     state = model.sequencer_init()
-    words = np.zeros(32, np.uint32)
+    words = handed_over = np.zeros(32, np.uint32)
+    overlap, longest = config.overlap, 400 if config.overlap else 60
     inputs, outputs = {}, {}
     program, watchdog, pending, wanted, verdict, layers = 0, 0, [], words, 0, 0
     loader = broadcaster = compressor = busy = -1
@@ -194,9 +200,9 @@ def jobs(rng, cycles, coverage, broken=0.25, config=CONFIG):
             loader = int(rng.integers(1, 30))
         busy, loader, broadcaster, compressor = busy - 1, loader - 1, broadcaster - 1, compressor - 1
         if state[model.PULSE_RUN]:
-            compressor = int(rng.integers(1, 60))
+            compressor = int(rng.integers(1, longest))
         if previous_run:
-            broadcaster = int(rng.integers(1, 60))   # until then it shows the layer before's end
+            broadcaster = int(rng.integers(1, longest))   # until then it shows the layer before's end
         previous_run = int(state[model.PULSE_RUN])
         hung = phase == hang
         read_valid = int(phase == model.RECEIVE and rng.random() < 0.6)
@@ -215,7 +221,9 @@ def jobs(rng, cycles, coverage, broken=0.25, config=CONFIG):
                "cache_invalidate": int(state[model.PULSE_INVALIDATE]), "loader_start": int(state[model.PULSE_LOADER]),
                "loading": int(phase == model.LOAD), "clear": int(state[model.PULSE_CLEAR]), "run": int(state[model.PULSE_RUN]),
                "cause": int(model.sequencer_cause(state, values["running_cause"])), "abandon": int(state[model.PULSE_ABANDON]),
-               "settings": settings_words(words, config)}
+               "settings": settings_words(handed_over if overlap else words, config)}
+        if overlap:
+            out["load_settings"] = settings_words(words, config)
         for name, value in values.items():
             inputs.setdefault(name, []).append(port(value, width + 1) if name == "read_data__payload" else value)
         for name, value in out.items():
@@ -225,26 +233,52 @@ def jobs(rng, cycles, coverage, broken=0.25, config=CONFIG):
         if out["finish"]:
             coverage.hit(f"status {Status(out['code']).name}")
         coverage.hit("loader error", int(phase == model.LOAD and values["loader_finished"] and values["loader_error"] > 0))
-        coverage.hit("run error", int(phase == model.RUN and values["bus_error"]))
+        coverage.hit("run error", int(state[model.RUNNING] and values["bus_error"]))
         coverage.hit("final error", int(phase == model.FINISH and values["bus_error"] and state[model.CODE] == Status.DONE))
         coverage.hit("error with the last answer", int(phase == model.FINISH and values["bus_error"] and values["quiet"]
                                                        and state[model.CODE] == Status.DONE and not state[model.BUS_ERROR]))
         coverage.hit("two layers", int(state[model.LAYER] >= 2))
+        before = state.copy()
         # The descriptor's shift register: lines come in, then the words rotate once around.
         if phase == model.RECEIVE and read_valid:
             words = np.append(words[per_line:], np.array(line, np.uint32))
             del pending[:per_line]
         elif phase == model.CHECKSUM:
             words = np.roll(words, -1)
-        model.sequencer_step(state, lines, last_program, verdict, watchdog, values["start"], program, values["cache_busy"], values["request__ready"],
+        model.sequencer_step(state, overlap, lines, last_program, verdict, watchdog, values["start"], program, values["cache_busy"], values["request__ready"],
                              read_valid, values["read_data__payload"] >> width, values["loader_finished"], values["loader_error"],
                              values["broadcaster_finished"], values["compressor_finished"], values["progress"], values["bus_error"],
                              values["quiet"])
+        if overlap:
+            if state[model.PULSE_RUN]:
+                handed_over = words
+            count_overlap(coverage, before, state, values)
         if state[model.PULSE_ABANDON]:
             if f"watchdog in {Phase(phase).name}" in POINTS:
                 coverage.hit(f"watchdog in {Phase(phase).name}")
         previous_phase = phase
     return {k: np.array(v, np.uint64) for k, v in inputs.items()}, {k: np.array(v, np.uint64) for k, v in outputs.items()}, descriptors
+
+
+def count_overlap(coverage, before, after, values):
+    """Points of ``OVERLAP`` in one cycle."""
+    phase, code = before[model.PHASE], before[model.CODE]
+    ends = before[model.RUNNING] and not after[model.RUNNING] and not after[model.PULSE_ABANDON]
+    waits = phase == model.RUN and before[model.RUNNING]
+    good, load = code == Status.NONE, (Status.BAD_LOAD_RECORD, Status.BAD_LOAD_LENGTH, Status.BUS_ERROR)
+    loads = phase == model.LOAD
+    for name, met in {
+            "loaded before the run's end": ends and waits and good, "loaded after the run's end": ends and loads,
+            "end waits for the run": ends and waits and code == Status.DONE, "program's end waits for the run": ends and waits and code == Status.BAD_PROGRAM,
+            "wrong descriptor waits for the run": ends and waits and code in (Status.BAD_CHECKSUM, Status.BAD_OPCODE, Status.BAD_SOURCE, Status.BAD_OUTPUT),
+            "wrong load waits for the run": waits and ends and code in load,
+            "error while running, and wrong descriptor": after[model.PHASE] == model.FINISH and before[model.FAILED] and not good,
+            "error while running, load under way": ends and after[model.FAILED] and loads,
+            "error while running, load not begun": phase != model.FINISH and after[model.PHASE] == model.RUN and before[model.FAILED] and good and not loads,
+            "error on a descriptor while running": phase == model.RECEIVE and before[model.RUNNING] and after[model.FETCH_ERROR],
+            "watchdog while running and loading": after[model.PULSE_ABANDON] and before[model.RUNNING] and loads,
+            "late error while nothing runs": loads and not before[model.RUNNING] and values["bus_error"]}.items():
+        coverage.hit(name, int(bool(met)))
 
 
 @pytest.mark.parametrize("engine,cycles", [("library", 40_000), ("cocotb", 3_000)])
@@ -254,6 +288,37 @@ def test_sequencer(engine, cycles):
     Bench(Sequencer(config=CONFIG), name="sequencer").run(stimulus, expected, engine=engine, seed=31)
     if engine == "library":
         coverage.require(3)
+
+
+@pytest.mark.parametrize("engine,cycles", [("library", 120_000), pytest.param("cocotb", 3_000, marks=pytest.mark.long)])
+def test_two_weight_banks(engine, cycles):
+    coverage = Coverage("sequencer of two weight banks", points=(*POINTS, *OVERLAP))
+    stimulus, expected, _ = jobs(np.random.default_rng(35), cycles, coverage, broken=0.3, config=DOUBLE)
+    Bench(Sequencer(config=DOUBLE), name="sequencer").run(stimulus, expected, engine=engine, seed=35)
+    if engine == "library":
+        print(coverage.hits)
+        coverage.require(3)
+
+
+def test_faults_of_two_weight_banks_are_seen():
+    stimulus, expected, _ = jobs(np.random.default_rng(36), 30_000, Coverage("sequencer", points=(*POINTS, *OVERLAP)), broken=0.4, config=DOUBLE)
+    edits = {"the running layer's error is lost": lambda t: t.replace("failed <= ", "failed <= 1'h0 & "),
+             "an error on a descriptor is lost": lambda t: t.replace("fetch_error <= ", "fetch_error <= 1'h0 & "),
+             "settings of the next layer while one runs": lambda t: re.sub(r"(settings\$\d+ +)<= \S+;", r"\1<= load_settings;", t)}
+    for name, edit in edits.items():
+        with pytest.raises(Mismatch):
+            Bench(Sequencer(config=DOUBLE), name="sequencer", verilog_edit=edit).run(stimulus, expected, seed=36)
+            pytest.fail(f"not seen: {name}")
+
+    class Hasty(Sequencer):
+        """Hands the next layer over as soon as the broadcaster is through."""
+
+        def _layer_ends(self, m, broadcaster_done, compressor_done):
+            super()._layer_ends(m, broadcaster_done, compressor_done)
+            return broadcaster_done
+
+    with pytest.raises(Mismatch):
+        Bench(Hasty(config=DOUBLE), name="sequencer").run(stimulus, expected, seed=36)
 
 
 @pytest.mark.long

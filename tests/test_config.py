@@ -10,7 +10,7 @@ from neuroflex.config import PRESETS, ArchConfig, ConfigError, load_config
 POWERS = ("chunk_bits", "ann_pes", "snn_pes", "slots", "columns_per_pe", "row_buffers", "value_lines", "mask_pairs", "laggy_adders",
           "cache_banks", "cache_ways", "cache_sets", "fetch_ahead", "pending_lines", "write_buffer")
 RANGES = {"snn_levels": (1, 15), "ann_acc_bits": (16, 40), "snn_acc_bits": (12, 32), "theta_bits": (4, 31), "neuron_steps": (1, 4),
-          "address_bits": (12, 32)}
+          "address_bits": (12, 32), "weight_banks": (1, 2)}
 
 
 def test_all_fields_are_checked():
