@@ -303,7 +303,7 @@ def compare_calls(accelerator, job, tensor, calls, *, memory=None, lines=None, t
     want = trace.output[0].astype(np.int64)
     arrays = job_workloads(job, trace)
     lines = job.with_input(tensor) if lines is None else lines
-    untraced = run_arrays(job, arrays, memory, want)    # jumps over still cycles, a traced run does not
+    untraced = run_arrays(job, arrays, memory, want, memory=lines)    # jumps over still cycles, a traced run does not
     whole = run_arrays(job, arrays, replace(memory, error_line=-1, error_write=-1), want)
     error = None
     try:

@@ -2,9 +2,12 @@
 
 Plan: layers of random columns per PE (none, one, odd, the most) on two and four PEs in one to all groups; every PE has its own slice, beats of the
 other core's load pass by; chunks and rows back to back and with gaps, as soon as the slowest PE of a group allows, or later; groups at
-work on different rows; pooling windows; outputs read all the time at random addresses. Library and cocotb engines.
+work on different rows; pooling windows; outputs read all the time at random addresses. With two weight banks a layer is loaded while the one
+before is at work, and swapped in when both are through. Library and cocotb engines.
 Coverage: counted in :class:`~neuroflex.tb.array_traffic.Layers`, with thresholds. Faults: edits of the Verilog must be noticed.
 """
+import re
+
 import pytest
 
 from neuroflex.config import PRESETS
@@ -16,6 +19,8 @@ from neuroflex.tb.bits import concat
 
 SMALL = PRESETS["tiny"].replace(name="array", columns_per_pe=8, ann_pes=2, snn_pes=2)
 FOUR = SMALL.replace(name="four", ann_pes=4, snn_pes=4)
+DOUBLE = SMALL.replace(name="double", weight_banks=2)
+DOUBLES = {"ann": DOUBLE, "snn": DOUBLE, "serial": DOUBLE.replace(snn_pe="serial")}
 CORES = {"ann": Core.ANN, "snn": Core.SNN}
 
 
@@ -38,6 +43,11 @@ def test_array(core):
     run(SMALL, core, 1, 100)
 
 
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.long) if kind == "serial" else kind for kind in DOUBLES])
+def test_two_weight_banks(kind):
+    run(DOUBLES[kind], "snn" if kind == "serial" else kind, 4, 60)
+
+
 def test_array_under_cocotb():
     run(SMALL, "ann", 2, 3, covers=False, engine="cocotb")
 
@@ -48,6 +58,15 @@ def test_array_under_cocotb():
 def test_fault_is_seen(core, fault):
     with pytest.raises(Mismatch):
         run(SMALL, core, 3, 6, covers=False, verilog_edit=lambda text: text.replace(*fault))
+
+
+@pytest.mark.parametrize("memory", ["pairs", "weights", "parameters"])
+def test_unswapped_bank_is_seen(memory):
+    """A memory of a PE is always loaded into, or read from, the same bank."""
+    edits = {"pairs": (r"(pairs\[\{ )weight_bank", r"\g<1>1'h0"), "weights": (r"(weights\[\{ )weight_bank", r"\g<1>1'h0"),
+             "parameters": (r"(parameters\[\{ )weight_bank", r"\g<1>1'h0")}
+    with pytest.raises(Mismatch):
+        run(DOUBLE, "ann", 5, 6, covers=False, verilog_edit=lambda text: re.sub(*edits[memory], text, count=1))
 
 
 @pytest.mark.long

@@ -21,6 +21,7 @@ from neuroflex.formats import Status, descriptor_lines, pack_descriptor
 from neuroflex.hdl.sequencer import Phase
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate, quantise
+from neuroflex.sim.sequencer import LOAD, RECEIVE, REQUEST, RUN
 from neuroflex.sim.top import FIELDS
 from neuroflex.tb.accelerator import AcceleratorError, Call, RtlAccelerator
 from neuroflex.tb.compare import compare_calls, compare_job
@@ -31,7 +32,7 @@ from neuroflex.tb.test_top import count_points, digits, same
 from neuroflex.tb.test_top_errors import recovers, silent
 
 SEED = 20_28
-SMALL = PRESETS["tiny"].replace(name="overlap", weight_banks=2, columns_per_pe=8, row_buffers=2)
+SMALL = PRESETS["tiny"].replace(name="double", weight_banks=2, columns_per_pe=8, row_buffers=2)
 LONG = {
     "tiny": PRESETS["tiny"].replace(name="overlap_tiny", weight_banks=2),
     "serial": PRESETS["tiny"].replace(name="overlap_serial", weight_banks=2, snn_pe="serial", snn_levels=6, columns_per_pe=8),
@@ -55,14 +56,14 @@ def columns(done):
 
 def overlaps(rows):
     """Cycles in which a layer runs and the next one is loaded."""
-    return (rows["phase"] == Phase.LOAD) & (rows["running"] == 1)
+    return (rows["phase"] == LOAD) & (rows["running"] == 1)
 
 
 def count_overlap(coverage, job, done):
     rows = columns(done)
     both, ends = overlaps(rows), np.diff(rows["running"], append=0) == -1
     for name, met in {
-            "loaded before the end": (ends & (rows["phase"] == Phase.RUN)).any(), "loaded after the end": (ends & (rows["phase"] == Phase.LOAD)).any(),
+            "loaded before the end": (ends & (rows["phase"] == RUN)).any(), "loaded after the end": (ends & (rows["phase"] == LOAD)).any(),
             "cache and loader at memory": (both & (rows["fill_valid"] == 1)).any(), "beats of both buses at once": (both & (rows["beat"] == 1) & (rows["load_line"] >= 0)).any(),
             "groups change": len({tile.groups_log2 for tile in job.tiles}) > 1}.items():
         coverage.hit(name, bool(met))
@@ -109,8 +110,8 @@ def test_digits(accelerator):
 
 @pytest.fixture(scope="module")
 def good():
-    """A job of several tiles that run for long, its input, and a run of it without errors."""
-    return random_job(SEED + 7, SMALL, policy="balanced", layers=4, size=8, channels=24)
+    """A job of several tiles that run for long, and its input."""
+    return random_job(SEED + 15, SMALL, policy="balanced", layers=4, size=8, channels=24)
 
 
 TRACE = MemoryTrace.constant(7)
@@ -130,6 +131,12 @@ def fails(accelerator, good, status, layer, *, memory=TRACE, lines=None):
     return columns(done)
 
 
+def descriptor_of(tile, **changes):
+    """Lines of a tile's descriptor, some fields changed."""
+    words = pack_descriptor(**{name: value for name, value in tile.settings.items() if name != "checksum"} | changes)
+    return words.view(np.uint8).reshape(descriptor_lines(SMALL), -1)
+
+
 def pick(mask, count):
     """Some of the cycles in which it is so, the first and the last among them."""
     found = np.flatnonzero(mask)
@@ -140,11 +147,11 @@ def pick(mask, count):
 def test_memory_errors(accelerator, good, clean):
     """Error answers on lines of the next layer's descriptor and load, of the running layer, and on writes, while both are under way."""
     running, arrives = clean["running"] == 1, (clean["own_data_valid"] & clean["own_data_ready"]) == 1
-    for t in [*pick(running & arrives & (clean["phase"] == Phase.LOAD), 5), *pick(running & arrives & (clean["phase"] == Phase.RECEIVE), 3)]:
+    for t in [*pick(running & arrives & (clean["phase"] == LOAD), 5), *pick(running & arrives & (clean["phase"] == RECEIVE), 3)]:
         rows = fails(accelerator, good, Status.BUS_ERROR, clean["layer"][t] + 1, memory=replace(TRACE, error_line=int(clean["own_data_line"][t])))
         assert rows["layer"][-20] == clean["layer"][t] + 1
     fills = (clean["fill_valid"] & clean["fill_ready"] & running) == 1
-    for t in [*pick(fills & (clean["phase"] == Phase.LOAD), 4), *pick(fills, 2)]:
+    for t in [*pick(fills & (clean["phase"] == LOAD), 4), *pick(fills, 2)]:
         fails(accelerator, good, Status.BUS_ERROR, clean["layer"][t], memory=replace(TRACE, error_line=int(clean["fill_line"][t])))
 
 
@@ -157,12 +164,11 @@ def test_wrong_descriptors(accelerator, good, clean):
         lines[job.program + number * per + 1, 0] ^= 4
         fails(accelerator, good, Status.BAD_CHECKSUM, number, lines=lines)
     lines = job.with_input(tensor)
-    words = pack_descriptor(**{name: value for name, value in job.tiles[1].settings.items()} | {"pool_h": 0})
-    lines[job.program + per:job.program + 2 * per] = words.view(np.uint8).reshape(per, -1)
+    lines[job.program + per:job.program + 2 * per] = descriptor_of(job.tiles[1], pool_h=0)
     rows = fails(accelerator, good, Status.BAD_OUTPUT, 1, lines=lines)
     assert ((rows["code"] == Status.BAD_OUTPUT) & (rows["running"] == 1)).sum() > 50
     first = (clean["fill_valid"] & clean["fill_ready"] & (clean["layer"] == 0) & (clean["running"] == 1)) == 1
-    fails(accelerator, good, Status.BUS_ERROR, 0, memory=replace(TRACE, error_line=int(clean["fill_line"][np.flatnonzero(first)[-1]])), lines=lines)
+    fails(accelerator, good, Status.BUS_ERROR, 0, memory=replace(TRACE, error_line=int(clean["fill_line"][np.flatnonzero(first)[0]])), lines=lines)
 
 
 def recovered(accelerator, good, calls, memory=None, **options):
@@ -178,42 +184,37 @@ def test_wrong_load_stream(accelerator, good):
     memory = job.with_input(tensor)
     settings = job.tiles[1].settings
     calls, per = [], descriptor_lines(SMALL)
-    for line, byte in ((0, 3), (1, 0), (settings["load_lines"] - 1, None)):
+    for line, byte in ((0, 3), (1, 1), (settings["load_lines"] - 1, None)):
         stream = memory[settings["load_address"]:settings["load_address"] + settings["load_lines"]].copy()
         if byte is None:
             stream = stream[:-1]
         else:
             stream[line, byte] ^= 255
         load, program = len(memory), len(memory) + len(stream)
-        words = pack_descriptor(**settings | {"load_address": load, "load_lines": len(stream)})
-        memory = np.concatenate([memory, stream, memory[job.program:job.program + per], words.view(np.uint8).reshape(per, -1)])
+        memory = np.concatenate([memory, stream, memory[job.program:job.program + per], descriptor_of(job.tiles[1], load_address=load, load_lines=len(stream))])
         calls.append(Call(program=program))
     statuses, _ = recovered(accelerator, good, calls, memory)
-    assert statuses == [Status.BAD_LOAD_RECORD, Status.BAD_LOAD_LENGTH, Status.BAD_LOAD_LENGTH] or set(statuses) == {Status.BAD_LOAD_RECORD, Status.BAD_LOAD_LENGTH}
+    assert statuses == [Status.BAD_LOAD_RECORD, Status.BAD_LOAD_LENGTH, Status.BAD_LOAD_LENGTH]
 
 
 def test_soft_resets(accelerator, good, clean):
     """Resets while a layer runs and the next one is loaded, fetched or checked, and at other times."""
     start = int(np.flatnonzero(clean["busy"])[0])
     moments = pick(overlaps(clean), 8)
-    moments = np.concatenate([moments, pick((clean["running"] == 1) & (clean["phase"] != Phase.LOAD), 6), pick(clean["busy"] == 1, 4)[:-1]])
+    moments = np.concatenate([moments, pick((clean["running"] == 1) & (clean["phase"] != LOAD), 6), pick(clean["busy"] == 1, 4)[:-1]])
     loading = 0
     for t in moments:
-        (status,), (phase,) = recovered(accelerator, good, [Call(program=job_program(good), reset_after=int(t) - start)], trace=TRACE, pause=3000)
+        (status,), (phase,) = recovered(accelerator, good, [Call(program=good[0].program, reset_after=int(t) - start)], trace=TRACE, pause=3000)
         assert status == Status.NONE, (t, phase)
         loading += phase == Phase.LOAD
     assert loading >= 6
 
 
-def job_program(good):
-    return good[0].program
-
-
 def test_watchdog(accelerator, good, clean):
     """Memory falls silent while a layer runs and the next one is loaded, or asked for."""
     struck = 0
-    for t in [*pick(overlaps(clean), 4), *pick((clean["running"] == 1) & (clean["phase"] == Phase.REQUEST), 2)]:
-        codes, _ = recovered(accelerator, good, [Call(program=job_program(good), watchdog=500)], trace=silent(int(t)), pause=6000)
+    for t in [*pick(overlaps(clean), 4), *pick((clean["running"] == 1) & (clean["phase"] == REQUEST), 2)]:
+        codes, _ = recovered(accelerator, good, [Call(program=good[0].program, watchdog=500)], trace=silent(int(t)), pause=6000)
         assert codes[0] in (Status.WATCHDOG, Status.DONE)
         struck += codes[0] == Status.WATCHDOG
     assert struck >= 4

@@ -87,9 +87,10 @@ def test_toml_round_trip(preset, tmp_path):
     assert ArchConfig.from_dict(config.to_dict()) == config
 
 
-def test_examples_of_other_snn_pes_are_the_preset_but_for_them():
-    for kind in ("serial", "binary", "radix"):
-        assert load_config(Path(__file__).parents[1] / "examples" / f"paper_{kind}.toml") == PRESETS["paper"].replace(snn_pe=kind)
+@pytest.mark.parametrize("file, preset, changes", [*((f"paper_{kind}", "paper", {"snn_pe": kind}) for kind in ("serial", "binary", "radix")),
+                                                   ("pynq_z2_double", "pynq_z2", {"weight_banks": 2})])
+def test_example_is_the_preset_but_for(file, preset, changes):
+    assert load_config(Path(__file__).parents[1] / "examples" / f"{file}.toml") == PRESETS[preset].replace(**changes)
 
 
 def test_wrong_files(tmp_path):
