@@ -8,7 +8,7 @@ and on a write; a descriptor that is wrong, a load stream that is wrong, behind 
 Checks: as in ``tb/test_top.py``: all signals in every cycle, levels at the end, for jobs that fail too; the status with the number of the descriptor. After resets, silence
 and wrong load streams: the status, and that a good job runs afterwards.
 Coverage: ``POINTS``, counted as in ``tb/test_top.py`` and here, with thresholds.
-Faults: a weight bank that is not swapped, a layer that does not wait for the one before.
+Faults: a weight bank that is not swapped, columns that are loaded and lost. (A layer that does not wait for the one before: ``tb/test_sequencer.py``.)
 """
 from dataclasses import replace
 
@@ -224,7 +224,8 @@ FAULTS = {"a PE's weight bank is not swapped": within("ann_array_pe_1_front_end"
           "a PE's loaded columns are forgotten": within("snn_array_pe_0_front_end", r"  columns <= ", "  columns <= 1'h1 & ")}
 
 
-@pytest.mark.parametrize("fault", [fault if i == 0 else pytest.param(fault, marks=pytest.mark.long) for i, fault in enumerate(FAULTS)])
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS)
 def test_fault_is_seen(fault, good):
     """`good` is equal in every cycle without."""
     accelerator = RtlAccelerator(SMALL, quick=True, verilog_edit=FAULTS[fault])
