@@ -79,7 +79,7 @@ def _network(network, as_json):
               "metadata": network.metadata}
     hosted = []
     if source_of:
-        steps = [{"name": step.name, "kind": step.kind, "sources": [source.tensor for source in step.sources], "output": list(network.shape(step.name)),
+        steps = [{"name": step.name, "kind": step.kind, "sources": list(dict.fromkeys(source.tensor for source in step.sources)), "output": list(network.shape(step.name)),
                   "operations": sum(step.operations(network.shapes).values())} for step in network.host_steps]
         result |= {"segments": [segment.name for segment in network.segments], "host_steps": steps, "host": network.host, "host_share": network.host_share}
         hosted = [table("Segments, each a program", ("segment", "reads", "layers"),
