@@ -8,14 +8,16 @@ from neuroflex import flow, zoo
 from neuroflex.cli import main
 from neuroflex.compare import baselines
 from neuroflex.compare.histograms import DENSITY_EDGES, density_shares, level_shares
-from neuroflex.compare.measure import BASELINES, POLICIES, Part, Subject, compare_network, subject_of
+from neuroflex.compare.measure import BASELINES, DRAWS, POLICIES, Part, Subject, _at_random, _drawn, compare_network, subject_of
 from neuroflex.compare.shaped import shaped_layer
 from neuroflex.compare.shapes import SHAPES, LayerShape, NetworkShape, host_work
 from neuroflex.compare.timelines import timelines_of, write_trace
+from neuroflex.compiler.schedule import ScheduleError, ways_of
 from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.config import PRESETS, load_config
 from neuroflex.formats import Core
 from neuroflex.measure import measure_layer
+from neuroflex.sim.cost import column_costs
 from neuroflex.sim.energy import SETS, energy_table
 from neuroflex.sim.network import evaluate
 
@@ -130,6 +132,22 @@ def test_hybrid_is_never_above_a_single_mode():
         other = _compare(subject_of(SMALL, seed=seed), TINY, seed=seed)
         for name in ("ann_only", "snn_only"):
             assert other["edp"]["hybrid"] <= other["edp"][name] * (1 + 1e-12)
+
+
+def test_random_mappings_that_never_fit_are_dealt():
+    network, tensors = synthetic_layer(rows=4, inputs=64, columns=24, activation_density=0.3, weight_density=0.3)
+    layer = network.layers[0]
+    costs = column_costs(network, layer, evaluate(network, tensors, quantised=True).layers["layer"], TINY, per_pe=np.inf)
+    tile, tries = ways_of(network, layer, costs, TINY)[0].tiles(TINY, "min_edp")[0], []
+
+    def never(*arguments):
+        tries.append(arguments)
+        raise ScheduleError("no room")
+
+    dealt = _at_random(never, tile, costs, TINY, (0,))
+    assert len(tries) == DRAWS and dealt.method == "dealt" and np.array_equal(dealt.core, tile.core) and not np.array_equal(dealt.pe, tile.pe)
+    drawn = [_at_random(_drawn, tile, costs, TINY, (seed,)) for seed in (0, 0, 1)]
+    assert np.array_equal(drawn[0].pe, drawn[1].pe) and not np.array_equal(drawn[0].pe, drawn[2].pe) and drawn[0].method == "random"
 
 
 def test_cycles_are_those_of_bench():
