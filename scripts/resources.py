@@ -136,7 +136,7 @@ BLOCKS = {
     "SnnPe": Block(SnnPe, "one match per cycle", parts=lambda c: c.snn_pes),
     "SerialPe": Block(SerialPe, "one addition per cycle, a match of level q takes q: [pe_serial.md](pe_serial.md)", presets=("tiny", "paper")),
     "BinaryPe": Block(BinaryPe, "one match per cycle: [pe_binary.md](pe_binary.md)", presets=("tiny", "paper"), placed=False),
-    "RadixPe": Block(RadixPe, "one match per cycle: [pe_binary.md](pe_binary.md)", presets=("tiny", "paper"), placed=False),
+    "RadixPe": Block(RadixPe, "one match per cycle: [pe_binary.md](pe_binary.md)", presets=("tiny", "paper")),
     "RowEnd": Block(RowEnd, "one column handed over per cycle"),
     "PeArray (ANN)": Block(lambda c: PeArray(c, Core.ANN), "one match per PE and cycle", presets=("tiny",)),
     "PeArray (SNN)": Block(lambda c: PeArray(c, Core.SNN), "one match per PE and cycle", presets=("tiny",)),
