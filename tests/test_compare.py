@@ -247,7 +247,7 @@ def test_command(capsys, tmp_path):
 
 
 def test_wrong_calls_say_what_would_be_right(capsys):
-    for arguments, message in ((["nothing"], "a network of the zoo (digits"), (["digits", "--coefficients", "x"], "no set of coefficients"),
+    for arguments, message in ((["nothing"], "a network of the zoo (cifar10_resnet20"), (["digits", "--coefficients", "x"], "no set of coefficients"),
                                (["digits", "--images", "400"], "holds 360 test images")):
         assert main(["compare", *arguments, "--config", "tiny"]) == 2
         assert message in capsys.readouterr().err

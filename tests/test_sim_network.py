@@ -156,20 +156,25 @@ def test_zoo_digits_keeps_its_recorded_accuracy():
     assert right == network.metadata["accuracy_integer"] >= network.metadata["accuracy_float"] - 0.005
 
 
+# Test images kept, and the least accuracy: recorded of all test images, seen on those kept.
+ZOO = {"digits": (200, 0.98, 0.97), "mnist_lenet5": (200, 0.98, 0.97), "mnist_mlp": (200, 0.98, 0.97), "cifar10_resnet20": (32, 0.77, 0.7)}
+
+
 @pytest.mark.parametrize("name", zoo.names())
 def test_zoo_networks_lose_nothing_as_integers(name):
     network = zoo.load(name)
+    kept, recorded, seen = ZOO[name]
     facts = network.metadata
     assert facts["accuracy_integer"] >= facts["accuracy_float"] - 0.005
-    assert facts["accuracy_float"] >= 0.98
+    assert facts["accuracy_float"] >= recorded
     right = (classify(network, network.examples.test_images) == network.examples.test_labels).mean()
-    assert right >= 0.97 and len(network.examples.test_images) >= 200
+    assert right >= seen and len(network.examples.test_images) >= kept
     spikes = {layer.name: layer.levels <= 15 for layer in network.layers}
     images = network.examples.test_images[:4]
     assert np.array_equal(evaluate(network, images).output, evaluate(network, images, snn_columns=spikes).output)
 
 
 def test_zoo_names():
-    assert zoo.names() == ["digits", "mnist_lenet5", "mnist_mlp"]
-    with pytest.raises(KeyError, match="no network 'x' in the zoo; there are digits"):
+    assert zoo.names() == sorted(ZOO)
+    with pytest.raises(KeyError, match="no network 'x' in the zoo; there are cifar10_resnet20, digits"):
         zoo.load("x")

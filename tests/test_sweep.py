@@ -115,7 +115,7 @@ def test_command_takes_what_is_there(capsys, tmp_path):
     assert main([*call, "--json"]) == 0
     assert [one["seed"] for one in json.loads(capsys.readouterr().out)["jobs"]] == [0, 1]
     assert main(call) == 0 and "peer_2" in capsys.readouterr().out
-    assert main(["sweep", "nothing", "-o", str(tmp_path)]) == 2 and "a network of the zoo (digits" in capsys.readouterr().err
+    assert main(["sweep", "nothing", "-o", str(tmp_path)]) == 2 and "a network of the zoo (cifar10_resnet20" in capsys.readouterr().err
     assert main(["sweep", "digits", "--coefficients", "x", "-o", str(tmp_path)]) == 2 and "no set of coefficients 'x'" in capsys.readouterr().err
 
 
