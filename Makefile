@@ -22,7 +22,7 @@ demo: venv
 
 test: venv
 	@echo "== the tests; each prints a dot"
-	@$(BIN)/python -m pytest -n 2 -m "not long and not formal"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not formal"
 
 regress: venv
 	@echo "== the long regressions: the same testbenches with more seeds and larger sizes"

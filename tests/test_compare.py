@@ -144,10 +144,13 @@ def test_random_mappings_that_never_fit_are_dealt():
         tries.append(arguments)
         raise ScheduleError("no room")
 
-    dealt = _at_random(never, tile, costs, TINY, (0,))
+    dealt = _at_random(never, tile, costs, TINY, (0,), TINY.columns_per_pe)
     assert len(tries) == DRAWS and dealt.method == "dealt" and np.array_equal(dealt.core, tile.core) and not np.array_equal(dealt.pe, tile.pe)
-    drawn = [_at_random(_drawn, tile, costs, TINY, (seed,)) for seed in (0, 0, 1)]
+    drawn = [_at_random(_drawn, tile, costs, TINY, (seed,), TINY.columns_per_pe) for seed in (0, 0, 1)]
     assert np.array_equal(drawn[0].pe, drawn[1].pe) and not np.array_equal(drawn[0].pe, drawn[2].pe) and drawn[0].method == "random"
+    fullest = max(np.bincount(drawn[0].pe[drawn[0].core == core]).max() for core in set(drawn[0].core))
+    tighter = _at_random(_drawn, tile, costs, TINY, (0,), fullest - 1)      # no room for the masks of so many
+    assert tighter.method == "random" and max(np.bincount(tighter.pe[tighter.core == core]).max() for core in set(tighter.core)) == fullest - 1
 
 
 def test_cycles_are_those_of_bench():

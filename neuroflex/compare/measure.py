@@ -211,7 +211,7 @@ class _Runner:
         return layers, seconds
 
 
-def _dealt(tile, costs, config, rng):
+def _dealt(tile, costs, config, rng, most):
     """A tile's split with the columns of each core dealt to its PEs in random order, one after the other: random, but as many on each."""
     pe, index = np.zeros_like(tile.pe), np.zeros_like(tile.index)
     for core, pes in zip(Core, (config.ann_pes, config.snn_pes)):
@@ -221,25 +221,25 @@ def _dealt(tile, costs, config, rng):
         for p in range(lanes):
             mine = own[pe[own] == p]
             index[mine] = np.arange(len(mine))
-            if costs.size[mine].sum() > config.value_lines * config.line_bytes:
+            if len(mine) > most or costs.size[mine].sum() > config.value_lines * config.line_bytes:
                 raise ScheduleError(f"columns dealt at random do not fit PE {p}")
     return replace(tile, pe=pe, index=index, method="dealt")
 
 
-def _drawn(tile, costs, config, rng):
-    """A tile's split with each column on a PE drawn at random among those with room."""
-    machine = Machine.of(config, groups_log2=tile.groups_log2)
+def _drawn(tile, costs, config, rng, most):
+    """A tile's split with each column on a PE drawn at random among those with room; a PE takes at most so many."""
+    machine = Machine.of(config, groups_log2=tile.groups_log2, columns_per_pe=most)
     return schedule(costs, machine, method="random", seed=rng.integers(1 << 32), columns=tile.columns, groups_log2=tile.groups_log2, start=tile.core)
 
 
-def _at_random(how, tile, costs, config, seed):
+def _at_random(how, tile, costs, config, seed, most):
     """``how`` applied to a tile, drawn again until the columns fit; as many on each PE where they never do."""
     for draw in range(DRAWS):
         try:
-            return how(tile, costs, config, np.random.default_rng((*seed, draw)))
+            return how(tile, costs, config, np.random.default_rng((*seed, draw)), most)
         except ScheduleError:
             pass
-    return tile if how is _dealt else _at_random(_dealt, tile, costs, config, seed)
+    return tile if how is _dealt else _at_random(_dealt, tile, costs, config, seed, most)
 
 
 class _Planner:
@@ -251,6 +251,7 @@ class _Planner:
     def __init__(self, subject, config, runner, coefficients):
         self.subject, self.config, self.runner, self.coefficients = subject, config, runner, coefficients
         self.layers, self.ways = [], []
+        self.most = []              # columns of a layer for whose masks a PE has room
         self.costs = [{} for _ in subject.parts]
 
     def cut(self, show):
@@ -261,6 +262,7 @@ class _Planner:
                 costs = self.costs[number][layer.name] = costs.scaled(1 / part.fraction)
                 self.layers.append((number, layer.name))
                 self.ways.append(ways_of(part.network, layer, costs, self.config))
+                self.most.append(2 * (self.config.mask_pairs // part.network.row_chunks(layer, self.config.chunk_bits)))
 
     def options(self, show):
         """For each layer schedules by policy: one or more for both cores, the predicted one first, and one or two for each single mode."""
@@ -339,7 +341,7 @@ class _Planner:
         found["hybrid"] = min((chosen, predicted), key=lambda tiles: np.prod(sum(self.measured([[one] for one in tiles])).sum(axis=0)))
         mapped = {"random": (_drawn, [self.recut(ways[0], tiles) for ways, tiles in zip(self.ways, found["hybrid"])]), "dealt": (_dealt, found["hybrid"])}
         for policy, (how, layers) in mapped.items():
-            found[policy] = [[_at_random(how, tile, self.costs[number][name].take(tile.columns), self.config, (seed, at, place)) for place, tile in enumerate(tiles)]
+            found[policy] = [[_at_random(how, tile, self.costs[number][name].take(tile.columns), self.config, (seed, at, place), self.most[at]) for place, tile in enumerate(tiles)]
                              for at, ((number, name), tiles) in enumerate(zip(self.layers, layers))]
         return {policy: self.of(tiles) for policy, tiles in found.items()}
 
