@@ -70,8 +70,9 @@ def roofline(found, config, clock_mhz):
         x, y = place(low, decade)
         lines += [f'<path d="M{x:.1f},{y:.1f} h{wide}" stroke="#dddddd"/>', f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{decade:g}</text>']
     lines.append('<path d="M' + " L".join("{:.1f},{:.1f}".format(*place(*corner)) for corner in roof) + '" fill="none" stroke="#1c2430" stroke-width="2"/>')
-    for i, (name, x, y) in enumerate(sorted(points, key=lambda point: point[1])):      # names above and below in turn, left of points at the right
-        (px, py), down = place(x, y), 18 if i % 2 else -10
+    for name, x, y in points:      # names above, or below where another point is above; left of points at the right
+        px, py = place(x, y)
+        down = 18 if any(abs(place(a, b)[0] - px) < 120 and b > y for _, a, b in points) else -10
         anchor = "end" if px > left + 0.6 * wide else "start"
         lines += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" fill="#0072B2"/>',
                   f'<text x="{px:.1f}" y="{py + down:.1f}" text-anchor="{anchor}">{name}, {y:.2f}</text>']
