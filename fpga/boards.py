@@ -1,14 +1,17 @@
 """The boards: their parts, what these hold, and what an accelerator takes of them."""
 import json
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import neuroflex
+from neuroflex.config import PRESETS, SNN_PES, ArchConfig
 
-__all__ = ["BOARDS", "Board", "DoesNotFit", "KINDS", "check_fit", "estimate"]
+__all__ = ["BOARDS", "Board", "DoesNotFit", "KINDS", "check_fit", "estimate", "parts"]
 
 KINDS = {"lut": "look-up tables", "ff": "flip-flops", "dsp": "multipliers", "bram": "block RAMs"}
 _PES = {"AnnPe": "ann_pes", "SnnPe": "snn_pes"}
+_NUMBERS = tuple(f.name for f in fields(ArchConfig) if f.type is int)
 _PARTS = ("AnnPe", "SnnPe", "FiberCache", "MemoryArbiter", "MemoryGuard", "Broadcaster", "Compressor", "Loader", "Sequencer", "RegisterFile")
 
 
@@ -68,22 +71,28 @@ BOARDS = {board.name: board for board in (
 )}
 
 
-def _recorded():
-    path = Path(neuroflex.__file__).parents[1] / "docs" / "resources.json"
-    return json.loads(path.read_text()) if path.is_file() else {"blocks": {}}
+def _recorded(name):
+    path = Path(neuroflex.__file__).parents[1] / "docs" / name
+    return json.loads(path.read_text()) if path.is_file() else {"base": None, "blocks": {}}
 
 
-def estimate(config, family, recorded=None, around=()):
+def parts(config):
+    """Blocks of an accelerator → how many of each it has."""
+    return {SNN_PES[config.snn_pe] if name == "SnnPe" else name: getattr(config, _PES[name]) if name in _PES else 1 for name in _PARTS}
+
+
+def estimate(config, family, recorded=None, around=(), model=None):
     """What an accelerator takes, from the figures recorded for its blocks, and for those around it.
 
-    A block's figure is that of the preset of this name, else of the recorded preset with the same chunk size, else of the largest smaller one, so that the sum is rather too low.
+    A block's figure is that of the preset of this name, else of the recorded preset with the same chunk size, else of the largest smaller one, and of several the one most like it;
+    each other field by which that preset differs multiplies it by a power of their ratio, which one measured change of that field gives (``docs/resource_model.json``).
 
     Parameters
     ----------
     config : ArchConfig
     family : str
-    recorded : dict, optional
-        Contents of ``docs/resources.json``.
+    recorded, model : dict, optional
+        Contents of ``docs/resources.json`` and ``docs/resource_model.json``.
     around : tuple of str
         Further blocks.
 
@@ -94,25 +103,38 @@ def estimate(config, family, recorded=None, around=()):
     missing : tuple of str
         Blocks without a figure; they count as nothing.
     """
-    from neuroflex.config import PRESETS, SNN_PES
-
-    blocks = (_recorded() if recorded is None else recorded)["blocks"]
+    blocks = (_recorded("resources.json") if recorded is None else recorded)["blocks"]
+    model = _recorded("resource_model.json") if model is None else model
     counts, missing = dict.fromkeys(KINDS, 0), []
-    for part in (*_PARTS, *around):
-        block = SNN_PES[config.snn_pe] if part == "SnnPe" else part
-        rows = {name: row for name, row in blocks.get(block, {}).items() if family in row}
+    for block, times in (parts(config) | dict.fromkeys(around, 1)).items():
+        rows = {name: row[family] for name, row in blocks.get(block, {}).items() if family in row}
         near = [name for name in rows if PRESETS[name].chunk_bits <= config.chunk_bits]
         if not near:
             missing.append(block)
             continue
-        best = max(near, key=lambda name: (name == config.name, PRESETS[name].chunk_bits))
-        times = getattr(config, _PES[part]) if part in _PES else 1
+        best = max(near, key=lambda name: (name == config.name, PRESETS[name].chunk_bits, -_distance(PRESETS[name], config)))
         for kind in KINDS:
-            counts[kind] += times * rows[best][family][kind]
+            counts[kind] += times * rows[best][kind] * _scale(block, kind, family, PRESETS[best], config, rows, model)
     return counts, tuple(missing)
 
 
-def check_fit(board, config, recorded=None):
+def _distance(one, other):
+    """How far two configurations are apart: factors of two, over all fields."""
+    return sum(abs(math.log2(getattr(one, field) / getattr(other, field))) for field in _NUMBERS)
+
+
+def _scale(block, kind, family, preset, config, rows, model):
+    """What a block takes with ``config`` over what it takes with ``preset``."""
+    scale = 1.0
+    for field, point in model["blocks"].get(block, {}).items() if model["base"] in rows else ():
+        before, after = rows[model["base"]][kind], point[family][kind]
+        if before and after:
+            power = math.log(after / before) / math.log(point["to"] / getattr(PRESETS[model["base"]], field))
+            scale *= (getattr(config, field) / getattr(preset, field)) ** power
+    return scale
+
+
+def check_fit(board, config, recorded=None, model=None):
     """Refuse a configuration that does not fit, before anything is synthesised.
 
     Raises
@@ -120,7 +142,7 @@ def check_fit(board, config, recorded=None):
     DoesNotFit
         With what is over, and by how much.
     """
-    counts, missing = estimate(config, board.family, recorded, board.blocks)
+    counts, missing = estimate(config, board.family, recorded, board.blocks, model)
     needs = {kind: counts[kind] + board.besides[kind] for kind in KINDS}
     limit = f", of which {board.share:.0%} may be used" if board.share < 1 else ""
     over = [f"{needs[kind] - board.room(kind):,.0f} {what} too many ({needs[kind]:,.0f} of {board.holds[kind]:,}{limit})"

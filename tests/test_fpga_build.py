@@ -27,6 +27,22 @@ def test_estimate():
     assert counts["lut"] == 11_000 and missing == ("Loader",)
 
 
+def test_estimate_scales_by_what_one_change_did():
+    """A block that took 1,000 look-up tables with 8 levels and 500 with 4 takes 250 with 2; twice the banks, twice the block RAMs; other kinds stay."""
+    model = {"base": "tiny", "blocks": {"SnnPe": {"snn_levels": {"to": 4, "ecp5": {"lut": 500, "ff": 500, "dsp": 1, "bram": 2}},
+                                                  "weight_banks": {"to": 2, "ecp5": {"lut": 1_000, "ff": 500, "dsp": 1, "bram": 4}}}}}
+    config = PRESETS["tiny"].replace(name="other", snn_levels=2, weight_banks=2)
+    counts, _ = estimate(config, "ecp5", recorded(), model=model)
+    assert counts == {"lut": 12_000 - 2 * 750, "ff": 6_000, "dsp": 12, "bram": 24 + 2 * 2}
+
+
+def test_estimate_of_what_was_placed():
+    """The board's own configuration, placed and routed: 31,625 LUT4 sites, 13,251 flip-flops, 21 multipliers, 87 block RAMs; 15 % is the promise."""
+    needs = check_fit(ULX3S, load_config(ULX3S.config))
+    for kind, placed in {"lut": 31_625, "ff": 13_251, "dsp": 21, "bram": 87}.items():
+        assert needs[kind] == pytest.approx(placed, rel=0.15)
+
+
 @pytest.mark.parametrize("board", BOARDS.values(), ids=lambda board: board.name)
 def test_every_board_has_a_configuration_that_fits(board):
     needs = check_fit(board, load_config(board.config))
@@ -38,7 +54,8 @@ def test_what_does_not_fit_is_refused_with_figures():
     assert needs["lut"] == 13_000 and needs["bram"] == 89
     with pytest.raises(DoesNotFit, match=r"'paper' does not fit the LFE5U-85F of ulx3s: .*5,000 look-up tables too many \(88,640 of 83,640\)"):
         check_fit(ULX3S, PRESETS["paper"].replace(name="paper"), recorded(AnnPe={"paper": {"ecp5": {"lut": 2_477.5, "ff": 0, "dsp": 0, "bram": 0}}},
-                                                                          SnnPe={"paper": {"ecp5": {"lut": 2_500, "ff": 0, "dsp": 0, "bram": 0}}}))
+                                                                          SnnPe={"paper": {"ecp5": {"lut": 2_500, "ff": 0, "dsp": 0, "bram": 0}}}),
+                  {"base": "tiny", "blocks": {}})
 
 
 def test_command_refuses_before_any_tool(capsys, tmp_path, monkeypatch):
