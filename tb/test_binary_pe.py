@@ -59,7 +59,8 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", [fault if number < 1 else pytest.param(fault, marks=pytest.mark.long) for number, fault in enumerate(FAULTS)])
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS)
 def test_fault_is_seen(fault):
     with pytest.raises(Mismatch):
         run(TINY, 3, 20, covers=False, verilog_edit=FAULTS[fault])
