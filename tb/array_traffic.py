@@ -194,11 +194,13 @@ class Layers:
     def require(self, least):
         """Fail when a coverage point was hit too seldom; those of several PEs count less, and not at all for a single one."""
         points = ("waits for slot", "waits for row", "empty chunk", "full chunk", "silent column",
-                  "clipped column", "column between", "no product in a column", "max of a window")
+                  "clipped column", "no product in a column", "max of a window")
+        points += ("column between",) if self.core == Core.ANN or self.config.snn_levels > 1 else ()
         if self.core == Core.SNN and self.config.snn_pe == "serial":
             points += ("engine held", "one addition a match")
         if self.core == Core.SNN and self.config.snn_pe in _BITWISE and self.config.snn_levels > 3:
-            points += ("match of one bit", "match of several bits", "the sum takes longer", "the neuron takes longer")
+            points += ("match of one bit", "match of several bits", "the sum takes longer")
+            points += ("the neuron takes longer",) if self.config.snn_levels - 1 > self.config.neuron_steps else ()     # else one cycle, as the shortest sum
             points += () if self.config.snn_pe == "radix" else ("match without a bit",)
         if self.config.overlap:
             short = {point: self.cover[point] for point in ("loaded before the end", "loaded at work and after") if self.cover[point] < 10}
