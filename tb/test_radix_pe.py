@@ -65,6 +65,7 @@ FAULTS = {
     "a level's prefix count is off by one": within("radix_pe_level_prefix", r"  count <= (\w+);", r"  count <= \1 + 1'h1;"),
     "additions of a bit are lost": within("radix_pe_sums", r"assign needed_1 = [^;]*;", "assign needed_1 = 1'h0;"),
     "the first addition adds to what was left": within("radix_pe_sums", r"  first_0 <= \w+;", "  first_0 <= 0;"),
+    "a row is drained a cycle early": within("radix_pe", r"(_\w+_) = drain_4;", r"\1 = drain_3;"),
 }
 
 
