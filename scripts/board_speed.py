@@ -39,7 +39,7 @@ def figures(network, config, *, clock_mhz, latency, images):
     pes, rate = config.ann_pes + config.snn_pes, clock_mhz * 1e6 / cycles
     multipliers = estimate(config, "xilinx")[0]["dsp"]
     dense = 2 * macs(network) * rate / 1e9
-    image = sum(config.line_bytes + np.count_nonzero(tensor) / max(tensor[0].size, 1) for tensor in tensors) / len(tensors) * tensors[0][0].size
+    image = np.mean([tensor[0].size * config.line_bytes + np.count_nonzero(tensor) for tensor in tensors])     # a mask for each pixel, and its values
     moved = sum(tile.settings["load_lines"] for tile in job.tiles) * config.line_bytes + image + runs[0].output.size
     return {
         "network": network.name, "configuration": config.name, "images": len(runs), "clock_mhz_assumed": clock_mhz, "latency": latency, "cycles": cycles,

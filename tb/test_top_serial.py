@@ -1,8 +1,7 @@
 """NeuroFlex with SNN PEs that add serially: RTL in a closed loop against the cycle model, every observable signal in every cycle.
 
-Plan, all of it in the long run (`tb/test_top_binary.py` has the default run of kinds that add bit by bit): random networks under all policies and kinds of memory, with up to the most
-input levels and with one, on a small configuration; on
-larger ones of 64 and 128 bits per chunk, too. What is compared, and how, is in ``tb/test_top.py``. Levels at the end are those of
+Plan, all of it in the long run (``tb/test_top_binary.py`` has the default run, of kinds that add bit by bit): random networks under all policies and kinds of
+memory, with up to the most input levels and with one, on a small configuration and on larger ones of 64 and 128 bits per chunk. What is compared, and how, is in ``tb/test_top.py``. Levels at the end are those of
 the other kind of SNN PE, and of ANN PEs. Coverage: the points in ``POINTS``, counted as there, with thresholds.
 Faults: an addition that is lost in one PE must be seen.
 """
