@@ -3,16 +3,17 @@ from collections import Counter
 
 import numpy as np
 
-from neuroflex.formats import Core
+from neuroflex.formats import LEVEL_BITS, Core
 from neuroflex.sim.binary_pe import bit_count
 from neuroflex.sim.numerics import qcfs
 from neuroflex.sim.pascif import pascif_costs
 from neuroflex.sim.pe_array import PeArray
 from neuroflex.sim.serial_pe import WAITING
 from neuroflex.tb.bench import Bench
+from neuroflex.tb.bits import concat
 from neuroflex.tb.pe_traffic import Chunk, Slice, Timeline, random_levels, random_slice
 
-__all__ = ["Layers", "compare_pe"]
+__all__ = ["Layers", "compare_array", "compare_pe"]
 
 _BITWISE = ("binary", "radix")      # kinds of SNN PE that add bit by bit
 
@@ -240,5 +241,19 @@ def compare_pe(component, name, config, core, seed, layers, *, covers=True, veri
     expected = {name: outputs[name][0] for name in ("slot_free", "row_free", "enabled", "columns", "done", "y", "matching", "busy")}
     assert expected["matching"].max() <= 1, "the model makes two matches, or additions, in one cycle"
     Bench(component, name, verilog_edit=verilog_edit).run(stimulus, expected, seed=seed, **options)
+    if covers:
+        traffic.require(30)
+
+
+def compare_array(component, name, config, core, seed, layers, *, covers=True, verilog_edit=None, **options):
+    """Compare the array of a core with its model: every output in every cycle. Parameters as for :func:`compare_pe`."""
+    print("seed", seed)
+    traffic = Layers(config, core, seed, layers)
+    stimulus, outputs = traffic.arrays()
+    width = {"slot_free": 1, "row_free": 1, "enabled": 1, "columns": config.columns_per_pe.bit_length(),
+             "done": (2 * config.row_buffers - 1).bit_length(), "y": LEVEL_BITS, "matching": 1}
+    expected = {name: concat(*((row, width[name]) for row in rows)) for name, rows in outputs.items() if name in width}
+    assert outputs["matching"].max() <= 1, "the model makes two matches, or additions, in one cycle"
+    Bench(component, name, verilog_edit=verilog_edit).run(stimulus, expected | {"idle": outputs["idle"]}, seed=seed, **options)
     if covers:
         traffic.require(30)

@@ -13,9 +13,8 @@ import pytest
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.hdl.pe_array import PeArray
-from neuroflex.tb.array_traffic import Layers
-from neuroflex.tb.bench import Bench, Mismatch
-from neuroflex.tb.bits import concat
+from neuroflex.tb.array_traffic import compare_array
+from neuroflex.tb.bench import Mismatch
 
 SMALL = PRESETS["tiny"].replace(name="array", columns_per_pe=8, ann_pes=2, snn_pes=2)
 FOUR = SMALL.replace(name="four", ann_pes=4, snn_pes=4)
@@ -24,18 +23,8 @@ DOUBLES = {"ann": DOUBLE, "snn": DOUBLE, "serial": DOUBLE.replace(snn_pe="serial
 CORES = {"ann": Core.ANN, "snn": Core.SNN}
 
 
-def run(config, core, seed, layers, *, covers=True, engine="library", verilog_edit=None):
-    print("seed", seed)
-    traffic = Layers(config, CORES[core], seed, layers)
-    stimulus, outputs = traffic.arrays()
-    width = {"slot_free": 1, "row_free": 1, "enabled": 1, "columns": config.columns_per_pe.bit_length(),
-             "done": (2 * config.row_buffers - 1).bit_length(), "y": 7, "matching": 1}
-    expected = {name: concat(*((row, width[name]) for row in rows)) for name, rows in outputs.items() if name in width}
-    assert outputs["matching"].max() <= 1, "the model issues two matches in one cycle"
-    Bench(PeArray(config, CORES[core]), f"{core}_array", verilog_edit=verilog_edit).run(
-        stimulus, expected | {"idle": outputs["idle"]}, seed=seed, engine=engine)
-    if covers:
-        traffic.require(30)
+def run(config, core, seed, layers, **options):
+    compare_array(PeArray(config, CORES[core]), f"{core}_array", config, CORES[core], seed, layers, **options)
 
 
 @pytest.mark.parametrize("core", CORES)

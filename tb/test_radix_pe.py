@@ -11,9 +11,8 @@ from neuroflex.config import PRESETS
 from neuroflex.formats import Core
 from neuroflex.hdl.pe_array import PeArray
 from neuroflex.hdl.radix_pe import RadixPe
-from neuroflex.tb.array_traffic import Layers, compare_pe
-from neuroflex.tb.bench import Bench, Mismatch
-from neuroflex.tb.bits import concat
+from neuroflex.tb.array_traffic import compare_array, compare_pe
+from neuroflex.tb.bench import Mismatch
 from neuroflex.tb.faults import within
 
 TINY = PRESETS["tiny"].replace(snn_pe="radix")
@@ -51,13 +50,7 @@ def test_many_seeds(name, seed):
 def test_array(kind):
     """Two PEs with slices of their own, in one group and in two."""
     config = TINY.replace(columns_per_pe=8, snn_pe=kind)
-    traffic = Layers(config, Core.SNN, 20, 100)
-    stimulus, outputs = traffic.arrays()
-    width = {"slot_free": 1, "row_free": 1, "enabled": 1, "columns": config.columns_per_pe.bit_length(),
-             "done": (2 * config.row_buffers - 1).bit_length(), "y": 7, "matching": 1}
-    expected = {name: concat(*((row, width[name]) for row in rows)) for name, rows in outputs.items() if name in width}
-    Bench(PeArray(config, Core.SNN), f"{kind}_array").run(stimulus, expected | {"idle": outputs["idle"]}, seed=20)
-    traffic.require(30)
+    compare_array(PeArray(config, Core.SNN), f"{kind}_array", config, Core.SNN, 20, 100)
 
 
 FAULTS = {

@@ -18,9 +18,8 @@ from neuroflex.hdl.serial_pe import SerialPe
 from neuroflex.sim.join import FIRST_MATCH, scan_ahead
 from neuroflex.sim.numerics import pascif, qcfs
 from neuroflex.sim.serial_pe import ADD_LATENCY, WAITING, addition_cycles, new_serial_state, serial_chunk
-from neuroflex.tb.array_traffic import Layers, compare_pe
-from neuroflex.tb.bench import Bench, Mismatch
-from neuroflex.tb.bits import concat
+from neuroflex.tb.array_traffic import compare_array, compare_pe
+from neuroflex.tb.bench import Mismatch
 from neuroflex.tb.faults import within
 
 TINY = PRESETS["tiny"].replace(snn_pe="serial")
@@ -57,13 +56,7 @@ def test_many_seeds(name, seed):
 def test_array(seed):
     """Two PEs with slices of their own, in one group and in two."""
     config = TINY.replace(columns_per_pe=8)
-    traffic = Layers(config, Core.SNN, 20 + seed, 100)
-    stimulus, outputs = traffic.arrays()
-    width = {"slot_free": 1, "row_free": 1, "enabled": 1, "columns": config.columns_per_pe.bit_length(),
-             "done": (2 * config.row_buffers - 1).bit_length(), "y": 7, "matching": 1}
-    expected = {name: concat(*((row, width[name]) for row in rows)) for name, rows in outputs.items() if name in width}
-    Bench(PeArray(config, Core.SNN), "serial_array").run(stimulus, expected | {"idle": outputs["idle"]}, seed=seed)
-    traffic.require(30)
+    compare_array(PeArray(config, Core.SNN), "serial_array", config, Core.SNN, 20 + seed, 100)
 
 
 FAULTS = {
