@@ -5,7 +5,7 @@ from pathlib import Path
 
 __all__ = ["ArchConfig", "ConfigError", "PRESETS", "SNN_PES", "load_config"]
 
-SNN_PES = {"dual_prefix": "SnnPe", "serial": "SerialPe", "binary": "BinaryPe", "radix": "RadixPe"}    # kinds of SNN PE, and the blocks that they are
+SNN_PES = {"radix": "RadixPe", "dual_prefix": "SnnPe", "serial": "SerialPe", "binary": "BinaryPe"}    # kinds of SNN PE, and the blocks that they are
 
 
 class ConfigError(ValueError):
@@ -39,9 +39,8 @@ class ArchConfig:
     value_lines: int = _doc("lines of packed weights in a PE's slice, in each bank (power of two)", 512)
     mask_pairs: int = _doc("pairs of column masks in a PE's slice, in each bank (power of two)", 256)
     weight_banks: int = _doc("banks of a PE's slice: 1, or 2 so that a layer's weights come while the layer before runs", 1)
-    snn_pe: str = _doc("how SNN PEs add: dual_prefix (speculate and correct, as LoAS does), serial (a level q adds its weight q times), binary (correct bit by bit) "
-                       "or radix (no speculation, add bit by bit)",
-                       "dual_prefix")
+    snn_pe: str = _doc("how SNN PEs add: radix (read the level and add bit by bit), dual_prefix (speculate and correct, as LoAS does), "
+                       "serial (a level q adds its weight q times) or binary (speculate, and correct bit by bit)", "radix")
     laggy_adders: int = _doc("adders of the laggy prefix sum: it takes chunk_bits / laggy_adders cycles", 16)
     snn_levels: int = _doc("largest number of levels an SNN column takes or gives (1 to 15)", 8)
     ann_acc_bits: int = _doc("accumulator of an ANN column, bits, signed", 28)

@@ -72,7 +72,7 @@ FAMILIES = {"xilinx": eda.synth_xilinx, "ecp5": eda.synth_ecp5}
 LEAST_MHZ = 80
 PLACED_PRESET = "paper"
 WHOLE_TOP = ("tiny", "small")       # larger presets are the sum of their parts
-SNN_CORE = ("LaggyPrefix", "SpikeGenerator", "PascIF", "Speculation", "SnnPe", "SerialPe", "BinaryPe", "RadixPe", "PeArray (SNN)")
+SNN_CORE = ("LaggyPrefix", "SpikeGenerator", "PascIF", "Speculation", "RadixPe", "SnnPe", "SerialPe", "BinaryPe", "PeArray (SNN)")
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ BLOCKS = {
     "Speculation": Block(lambda c: Speculation(c, push_delay=SnnPe.PUSH_DELAY),
                          f"one entry per cycle; correction {Speculation.APPLY_LATENCY} after it leaves"),
     "AnnPe": Block(AnnPe, "one match per cycle", parts=lambda c: c.ann_pes),
-    "SnnPe": Block(SnnPe, "one match per cycle", parts=lambda c: c.snn_pes),
+    "RadixPe": Block(RadixPe, "one match per cycle: [pe_binary.md](pe_binary.md)", parts=lambda c: c.snn_pes),
+    "SnnPe": Block(SnnPe, "one match per cycle: [pe_snn.md](pe_snn.md)"),
     "SerialPe": Block(SerialPe, "one addition per cycle, a match of level q takes q: [pe_serial.md](pe_serial.md)", presets=("tiny", "paper")),
     "BinaryPe": Block(BinaryPe, "one match per cycle: [pe_binary.md](pe_binary.md)", presets=("tiny", "paper"), placed=False),
-    "RadixPe": Block(RadixPe, "one match per cycle: [pe_binary.md](pe_binary.md)", presets=("tiny", "paper")),
     "RowEnd": Block(RowEnd, "one column handed over per cycle"),
     "PeArray (ANN)": Block(lambda c: PeArray(c, Core.ANN), "one match per PE and cycle", presets=("tiny",)),
     "PeArray (SNN)": Block(lambda c: PeArray(c, Core.SNN), "one match per PE and cycle", presets=("tiny",)),

@@ -7,7 +7,7 @@ from neuroflex.sim.loops import njit
 
 __all__ = ["kind_number", "pe_chunk", "pe_row"]
 
-DUAL_PREFIX, SERIAL, BINARY, RADIX = range(len(SNN_PES))
+SERIAL, BINARY, RADIX = map(list(SNN_PES).index, ("serial", "binary", "radix"))
 
 
 def kind_number(config):

@@ -22,7 +22,7 @@ from neuroflex.sim.run import final_memory, job_workloads, run_arrays
 from neuroflex.sim.top import FIELDS
 from neuroflex.tb.accelerator import AcceleratorError, Call
 
-__all__ = ["COMPARED", "Comparison", "compare_calls", "compare_job"]
+__all__ = ["COMPARED", "Comparison", "compare_calls", "compare_job", "first_difference"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,4 +350,31 @@ def _totals(run, model, untraced):
     if ((untraced.finished_at, untraced.status, untraced.counters) != (model.finished_at, model.status, model.counters)
             or not np.array_equal(untraced.layers, model.layers)):
         return f"the model with jumps ends in cycle {untraced.finished_at}, {untraced.counters}; without in {model.finished_at}, {model.counters}"
+    return None
+
+
+def first_difference(accelerator, jobs):
+    """The first difference that some job shows on a circuit with a fault in it, or ``None``.
+
+    That the circuit breaks off, or never ends, is not enough: a signal must differ from the model's.
+
+    Parameters
+    ----------
+    accelerator : RtlAccelerator
+    jobs : iterable of (job, levels, memory)
+
+    Raises
+    ------
+    AssertionError
+        When a job fails though no signal differs.
+    """
+    for job, tensor, memory in jobs:
+        try:
+            first = compare_job(accelerator, job, tensor, memory=memory).first
+        except AcceleratorError as error:       # the fault made it ask for a line that is not there, or wait for ever
+            first = error.first
+            assert first, f"no signal differs, but {error}"
+        if first:
+            print(first)
+            return first
     return None

@@ -2,7 +2,7 @@
 import numpy as np
 
 from neuroflex.compiler.synthetic import random_images, random_network
-from neuroflex.config import ArchConfig
+from neuroflex.config import SNN_PES, ArchConfig
 from neuroflex.flow import compile_network
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import quantise
@@ -17,14 +17,14 @@ CORNERS = {
         cache_sets=4, fetch_ahead=2, pending_lines=16, write_buffer=2, address_bits=14),
     "most": ArchConfig(
         name="most", chunk_bits=32, ann_pes=4, snn_pes=2, slots=16, columns_per_pe=64, row_buffers=8, value_lines=4096, mask_pairs=2048,
-        laggy_adders=4, snn_levels=15, ann_acc_bits=40, snn_acc_bits=32, theta_bits=31, neuron_steps=4, cache_banks=2, cache_ways=16,
+        snn_pe="dual_prefix", laggy_adders=4, snn_levels=15, ann_acc_bits=40, snn_acc_bits=32, theta_bits=31, neuron_steps=4, cache_banks=2, cache_ways=16,
         cache_sets=4, fetch_ahead=64, pending_lines=32, write_buffer=32, address_bits=32),
     "groups": ArchConfig(
         name="groups", chunk_bits=64, ann_pes=8, snn_pes=8, slots=2, columns_per_pe=4, row_buffers=2, value_lines=256, mask_pairs=128,
         laggy_adders=64, cache_banks=2, cache_ways=2, cache_sets=32, pending_lines=16, address_bits=20),
     "wide": ArchConfig(
         name="wide", chunk_bits=256, ann_pes=2, snn_pes=2, slots=2, columns_per_pe=4, row_buffers=2, value_lines=256, mask_pairs=256,
-        laggy_adders=64, cache_banks=2, cache_ways=2, cache_sets=16, pending_lines=16, address_bits=20),
+        snn_pe="dual_prefix", laggy_adders=64, cache_banks=2, cache_ways=2, cache_sets=16, pending_lines=16, address_bits=20),
 }
 
 
@@ -84,7 +84,8 @@ def random_config(rng, chunk_bits):
     pes = [2, 2] if chunk_bits > 64 else [power(2, 4), 2] if wide else [power(2, 4), power(2, 4)]
     return ArchConfig(
         name="random", chunk_bits=chunk_bits, ann_pes=pes[0], snn_pes=pes[1], slots=power(2, 4 if wide else 8), columns_per_pe=power(4, 16),
-        row_buffers=power(2, 4 if wide else 8), value_lines=8192 // chunk_bits * 8, mask_pairs=1024, laggy_adders=power(4, chunk_bits),
+        row_buffers=power(2, 4 if wide else 8), value_lines=8192 // chunk_bits * 8, mask_pairs=1024, snn_pe=str(rng.choice(list(SNN_PES))),
+        laggy_adders=power(4, chunk_bits),
         snn_levels=int(rng.integers(1, 16)), ann_acc_bits=32, snn_acc_bits=26, theta_bits=int(rng.integers(22, 29)),
         neuron_steps=int(rng.integers(1, 5)), cache_banks=power(2, 4), cache_ways=power(2, 4 if wide else 8), cache_sets=power(4, 32),
         fetch_ahead=power(2, 32), pending_lines=power(16, 16 if wide else 64), write_buffer=power(2, 16), address_bits=int(rng.integers(18, 25)))

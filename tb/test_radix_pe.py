@@ -1,6 +1,6 @@
 """SNN processing element that adds levels bit by bit against its event model and the functional values; every output in every cycle.
 
-Plan: as in ``tb/test_binary_pe.py``, without laggy units; several PEs with slices of their own on an array, too. Values: levels come from a plain matrix product and QCFS.
+Plan: as in ``tb/test_binary_pe.py``, without laggy units. Values: levels come from a plain matrix product and QCFS.
 Coverage: counted in :class:`~neuroflex.tb.array_traffic.Layers`, each point with its threshold: matches of one bit and of several, columns that wait for their weighted
 sum, and sums that wait for the neuron. Faults: edits of the Verilog must be noticed.
 A chunk takes as long as on an ANN PE.
@@ -9,9 +9,8 @@ import pytest
 
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
-from neuroflex.hdl.pe_array import PeArray
 from neuroflex.hdl.radix_pe import RadixPe
-from neuroflex.tb.array_traffic import compare_array, compare_pe
+from neuroflex.tb.array_traffic import compare_pe
 from neuroflex.tb.bench import Mismatch
 from neuroflex.tb.faults import within
 
@@ -43,14 +42,6 @@ def test_cocotb():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_many_seeds(name, seed):
     run(CONFIGS[name], 10 + seed, 150)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["binary", "radix"])
-def test_array(kind):
-    """Two PEs with slices of their own, in one group and in two."""
-    config = TINY.replace(columns_per_pe=8, snn_pe=kind)
-    compare_array(PeArray(config, Core.SNN), f"{kind}_array", config, Core.SNN, 20, 100)
 
 
 FAULTS = {

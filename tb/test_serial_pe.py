@@ -13,12 +13,11 @@ import pytest
 
 from neuroflex.config import PRESETS
 from neuroflex.formats import Core
-from neuroflex.hdl.pe_array import PeArray
 from neuroflex.hdl.serial_pe import SerialPe
 from neuroflex.sim.join import FIRST_MATCH, scan_ahead
 from neuroflex.sim.numerics import pascif, qcfs
 from neuroflex.sim.serial_pe import ADD_LATENCY, WAITING, addition_cycles, new_serial_state, serial_chunk
-from neuroflex.tb.array_traffic import compare_array, compare_pe
+from neuroflex.tb.array_traffic import compare_pe
 from neuroflex.tb.bench import Mismatch
 from neuroflex.tb.faults import within
 
@@ -49,14 +48,6 @@ def test_cocotb():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_many_seeds(name, seed):
     run(CONFIGS[name], 10 + seed, 150)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(2))
-def test_array(seed):
-    """Two PEs with slices of their own, in one group and in two."""
-    config = TINY.replace(columns_per_pe=8)
-    compare_array(PeArray(config, Core.SNN), "serial_array", config, Core.SNN, 20 + seed, 100)
 
 
 FAULTS = {

@@ -2,8 +2,8 @@
 
 Plan
 ----
-Stimuli: random networks under all policies and kinds of memory, with tiles that are shorter and longer than the load of the next one; serial and dual
-prefix SNN PEs; the digits network. Memory errors on a descriptor, on a load stream and on activations while a layer runs and the next one is loaded,
+Stimuli: random networks under all policies and kinds of memory, with tiles that are shorter and longer than the load of the next one; SNN PEs of several
+kinds; the digits network. Memory errors on a descriptor, on a load stream and on activations while a layer runs and the next one is loaded,
 and on a write; a descriptor that is wrong, a load stream that is wrong, behind a layer that runs; soft resets in mid-overlap; a memory that falls silent there.
 Checks: as in ``tb/test_top.py``: all signals in every cycle, levels at the end, for jobs that fail too; the status with the number of the descriptor. After resets, silence
 and wrong load streams: the status, and that a good job runs afterwards.
@@ -35,7 +35,7 @@ SEED = 20_28
 SMALL = PRESETS["tiny"].replace(name="double", weight_banks=2, columns_per_pe=8, row_buffers=2)
 LONG = {
     "tiny": PRESETS["tiny"].replace(name="overlap_tiny", weight_banks=2),
-    "serial": PRESETS["tiny"].replace(name="overlap_serial", weight_banks=2, snn_pe="serial", snn_levels=6, columns_per_pe=8),
+    **{kind: PRESETS["tiny"].replace(name=f"overlap_{kind}", weight_banks=2, snn_pe=kind, snn_levels=6, columns_per_pe=8) for kind in ("serial", "dual_prefix")},
     "least": CORNERS["least"].replace(name="overlap_least", weight_banks=2),
     "groups": CORNERS["groups"].replace(name="overlap_groups", weight_banks=2),
     "64 bits": PRESETS["small"].replace(name="overlap_small", weight_banks=2, slots=2, columns_per_pe=8, fetch_ahead=4),

@@ -46,9 +46,9 @@ def test_name(name, why):
         ArchConfig(name=name)
 
 
-@pytest.mark.parametrize("value, why", [(3, "must be a string"), ("parallel", "must be one of dual_prefix, serial, binary, radix$"), ("", "must be one of")])
+@pytest.mark.parametrize("value, why", [(3, "must be a string"), ("parallel", "must be one of radix, dual_prefix, serial, binary$"), ("", "must be one of")])
 def test_kind_of_snn_pe(value, why):
-    assert ArchConfig().snn_pe == "dual_prefix"
+    assert ArchConfig().snn_pe == "radix"
     with pytest.raises(ConfigError, match=f"^snn_pe = .*: {why}"):
         ArchConfig(snn_pe=value)
 
@@ -87,7 +87,7 @@ def test_toml_round_trip(preset, tmp_path):
     assert ArchConfig.from_dict(config.to_dict()) == config
 
 
-@pytest.mark.parametrize("file, preset, changes", [*((f"paper_{kind}", "paper", {"snn_pe": kind}) for kind in ("serial", "binary", "radix")),
+@pytest.mark.parametrize("file, preset, changes", [*((f"paper_{kind}", "paper", {"snn_pe": kind}) for kind in ("dual_prefix", "serial", "binary")),
                                                    ("pynq_z2_double", "pynq_z2", {"weight_banks": 2})])
 def test_example_is_the_preset_but_for(file, preset, changes):
     assert load_config(Path(__file__).parents[1] / "examples" / f"{file}.toml") == PRESETS[preset].replace(**changes)
