@@ -27,7 +27,8 @@ def measure(measurement, console):
     """Block → field → the changed value, the hash of the Verilog, and the counts by family."""
     base = PRESETS[BASE]
     blocks = {}
-    jobs = [(name, field, value) for field, value in CHANGED.items() for name in parts(base)]
+    names = {**parts(base), **parts(base.replace(snn_pe="dual_prefix"))}      # SNN PEs of the two kinds that are recorded for every preset
+    jobs = [(name, field, value) for field, value in CHANGED.items() for name in names]
     for name, field, value in track(jobs, "blocks, one field changed", console=console):
         config = base.replace(**{field: value})
         before, after = (verilog_hash(eda.to_verilog(BLOCKS[name].make(c), _module(name))) for c in (base, config))

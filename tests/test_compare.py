@@ -53,7 +53,7 @@ def test_dense_energy_by_hand():
 def test_iso_area_by_hand(tmp_path):
     path = tmp_path / "resources.json"
     ann, snn = {"lut": 400, "ff": 100, "dsp": 1, "bram": 9}, {"lut": 100, "ff": 1600, "dsp": 0, "bram": 9}
-    path.write_text(json.dumps({"blocks": {"AnnPe": {"tiny": {"xilinx": ann}}, "SnnPe": {"tiny": {"xilinx": snn}}}}))
+    path.write_text(json.dumps({"blocks": {"AnnPe": {"tiny": {"xilinx": ann}}, "RadixPe": {"tiny": {"xilinx": snn}}}}))
     iso = baselines.iso_area(TINY, path)
     assert (iso.ann_slices, iso.snn_slices) == (100, 200) and (iso.ann_pes, iso.snn_pes) == (6, 3)      # two of each: 600 slices
     assert iso.pes(Core.ANN) == 6 and iso.pes(Core.SNN) == 3

@@ -15,7 +15,7 @@ ULX3S = BOARDS["ulx3s"]
 
 
 def recorded(**blocks):
-    names = ("AnnPe", "SnnPe", "FiberCache", "MemoryArbiter", "MemoryGuard", "Broadcaster", "Compressor", "Loader", "Sequencer", "RegisterFile")
+    names = ("AnnPe", "RadixPe", "FiberCache", "MemoryArbiter", "MemoryGuard", "Broadcaster", "Compressor", "Loader", "Sequencer", "RegisterFile")
     row = {"lut": 1_000, "ff": 500, "dsp": 1, "bram": 2}
     return {"blocks": {name: {"tiny": {"ecp5": row}} for name in names} | blocks}
 
@@ -29,7 +29,7 @@ def test_estimate():
 
 def test_estimate_scales_by_what_one_change_did():
     """A block that took 1,000 look-up tables with 8 levels and 500 with 4 takes 250 with 2; twice the banks, twice the block RAMs; other kinds stay."""
-    model = {"base": "tiny", "blocks": {"SnnPe": {"snn_levels": {"to": 4, "ecp5": {"lut": 500, "ff": 500, "dsp": 1, "bram": 2}},
+    model = {"base": "tiny", "blocks": {"RadixPe": {"snn_levels": {"to": 4, "ecp5": {"lut": 500, "ff": 500, "dsp": 1, "bram": 2}},
                                                   "weight_banks": {"to": 2, "ecp5": {"lut": 1_000, "ff": 500, "dsp": 1, "bram": 4}}}}}
     config = PRESETS["tiny"].replace(name="other", snn_levels=2, weight_banks=2)
     counts, _ = estimate(config, "ecp5", recorded(), model=model)
@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused_with_figures():
     assert needs["lut"] == 13_000 and needs["bram"] == 89
     with pytest.raises(DoesNotFit, match=r"'paper' does not fit the LFE5U-85F of ulx3s: .*5,000 look-up tables too many \(88,640 of 83,640\)"):
         check_fit(ULX3S, PRESETS["paper"].replace(name="paper"), recorded(AnnPe={"paper": {"ecp5": {"lut": 2_477.5, "ff": 0, "dsp": 0, "bram": 0}}},
-                                                                          SnnPe={"paper": {"ecp5": {"lut": 2_500, "ff": 0, "dsp": 0, "bram": 0}}}),
+                                                                          RadixPe={"paper": {"ecp5": {"lut": 2_500, "ff": 0, "dsp": 0, "bram": 0}}}),
                   {"base": "tiny", "blocks": {}})
 
 

@@ -18,6 +18,8 @@ from neuroflex.sim.cost import FETCHED_LINE, ColumnCosts, CostModel, column_cost
 from neuroflex.sim.energy import EVENTS, SETS, energy_table, markdown, of_kind
 from neuroflex.sim.network import evaluate
 
+DUAL = PRESETS["tiny"].replace(snn_pe="dual_prefix")      # counts every kind of event
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -70,7 +72,7 @@ def test_costs_follow_the_matches(digits):
     layer = network.layer("act2")
     model = CostModel(ann_row=2, ann_match=1.25, snn_row=5, snn_match=1.5)
     unit = dict.fromkeys(energy_table(), 0.0)
-    costs = column_costs(network, layer, trace.layers["act2"], PRESETS["tiny"], model=model, energy=unit | {"mac": 1.0, "correction": 1.0})
+    costs = column_costs(network, layer, trace.layers["act2"], DUAL, model=model, energy=unit | {"mac": 1.0, "correction": 1.0})
     m = trace.layers["act2"].matches / 8
     assert np.allclose(costs.delay[Core.ANN], 2 * 64 + 1.25 * m)
     assert np.allclose(costs.delay[Core.SNN], 5 * 64 + 1.5 * m)
@@ -86,11 +88,11 @@ def test_what_a_pe_spends_on_chunks_is_the_columns_or_its_own(digits):
     network, trace = digits
     layer, run = network.layer("act2"), trace.layers["act2"]
     unit = dict.fromkeys(energy_table(), 0.0) | {"chunk": 2.0, "laggy_chunk": 3.0}
-    one, none = (column_costs(network, layer, run, PRESETS["tiny"], energy=unit, per_pe=shared) for shared in (1, np.inf))
+    one, none = (column_costs(network, layer, run, DUAL, energy=unit, per_pe=shared) for shared in (1, np.inf))
     chunks = 64 * 9 * 32 / 128
     assert none.taking.tolist() == [2 * chunks, 5 * chunks] and not none.energy.any() and not one.taking.any()
     assert np.allclose(one.energy[Core.ANN], 2 * chunks) and np.allclose(one.energy[Core.SNN], 5 * chunks)
-    assert column_costs(network, layer, run, PRESETS["tiny"].replace(snn_pe="serial"), energy=unit, per_pe=np.inf).taking.tolist() == [2 * chunks] * 2
+    assert column_costs(network, layer, run, DUAL.replace(snn_pe="serial"), energy=unit, per_pe=np.inf).taking.tolist() == [2 * chunks] * 2
     tripled = none.scaled(3)
     assert tripled.taking.tolist() == [6 * chunks, 15 * chunks] and np.allclose(tripled.delay, 3 * none.delay) and tripled.outputs == 3 * none.outputs == 3 * 64
 
@@ -128,9 +130,9 @@ def test_every_term_of_the_costs_by_hand(digits):
     """Nine chunks of 32 bits in each of 64 rows, four levels in and out, three columns to a PE."""
     network, trace = digits
     layer, run = network.layer("act2"), trace.layers["act2"]
-    found = events(network, layer, run, PRESETS["tiny"], per_pe=3)
+    found = events(network, layer, run, DUAL, per_pe=3)
     m, rows, chunks = run.matches / 8, 64, 64 * 9 * 32 / 128
-    delay = column_costs(network, layer, run, PRESETS["tiny"]).delay
+    delay = column_costs(network, layer, run, DUAL).delay
     want = {"join": (m / 4, m / 4), "fast_prefix": (m / 2, m / 4), "weight_read": (m, m), "level_read": (m, m), "mac": (m, 0), "pseudo": (0, m), "speculation": (0, m),
             "correction": (0, 4 * m - run.level_sum / 8), "laggy_chunk": (0, chunks / 3), "chunk": (chunks / 3,) * 2, "scan": (chunks / 2,) * 2, "ann_output": (rows, 0),
             "match_rest": (0, 0), "weigh_step": (0, 0), "qcfs_step": (3 * rows, 0), "snn_output": (0, rows), "pascif_step": (0, (4 + 3 + 4) * rows), "ann_cycle": (delay[0], 0), "snn_cycle": (0, delay[1]),
@@ -216,7 +218,7 @@ def test_chunks_are_paid_by_every_pe_that_has_columns(digits):
     """One image, laggy prefix sums alone: as many as chunks that SNN PEs with columns take."""
     network, _ = digits
     trace = evaluate(network, network.examples.calibration_images[:1])
-    layer, config = network.layer("act2"), PRESETS["tiny"]
+    layer, config = network.layer("act2"), DUAL
     energy = dict.fromkeys(energy_table(), 0.0) | {"laggy_chunk": 128 / config.chunk_bits}
     run = trace.layers["act2"]
     chunks = run.rows * network.row_chunks(layer, config.chunk_bits)

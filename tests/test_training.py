@@ -307,7 +307,7 @@ def test_module_of_your_own(call, tmp_path):
 
 
 def test_wrong_calls(call, tmp_path, monkeypatch):
-    for arguments, message in ((["vgg99"], "'vgg99' is neither a network with a name (mnist_mlp, mnist_lenet5, cifar10_resnet20, cifar10_vgg11, cifar10_vit) nor"),
+    for arguments, message in ((["vgg99"], "'vgg99' is neither a network with a name (mnist_mlp, mnist_lenet5, cifar10_resnet20, cifar10_vgg11, cifar10_vit, cifar10_vgg11_quarter) nor"),
                                ([f"{tmp_path / 'nets.py'}:make"], "give --data"), ([f"{tmp_path / 'nets.py'}:make", "--data", "mnist"], "no such file"),
                                (["mnist_mlp", "--levels", "128"], "levels must be 1 … 127, or auto"), (["mnist_mlp", "--levels", "few"], "or auto, not 'few'"),
                                (["mnist_mlp", "--density", "0"], "density"), (["cifar10_resnet20"], "cifar10 is not in"),
