@@ -15,7 +15,7 @@ The file format is described in ``docs/network_format.md``.
 
 __all__ = [
     "ACCUMULATOR_BITS", "FORMAT_VERSION", "MAX_KERNEL", "MAX_REPEAT", "Concat", "Examples", "InputSpec", "Layer",
-    "Network", "NetworkError", "SPLIT_VERSION", "Source", "Window", "seal", "unseal",
+    "Network", "NetworkError", "SealedFile", "SPLIT_VERSION", "Source", "Window", "seal", "unseal",
 ]
 
 import hashlib
@@ -298,8 +298,26 @@ class Examples:
             raise NetworkError(f"examples: {len(self.test_images)} test images but {len(self.test_labels)} labels")
 
 
+class SealedFile:
+    """What is kept as a sealed file: the classes that derive from this have ``to_bytes`` and ``from_bytes``."""
+
+    def save(self, path):
+        """Write the network file at ``path``, replacing it in one step: a reader never sees half a file."""
+        write_atomically(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path):
+        """Read a network file; raises `NetworkError` when it is damaged or not one, `OSError` when it cannot be read."""
+        return cls.from_bytes(Path(path).read_bytes(), origin=str(path))
+
+    @property
+    def digest(self):
+        """SHA-256 of the file that `save` writes, in hexadecimal: names the network in reports and caches."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Network:
+class Network(SealedFile):
     """A validated integer network.
 
     Attributes
@@ -473,10 +491,6 @@ class Network:
         np.savez_compressed(stream, **arrays)
         return seal(stream.getvalue(), FORMAT_VERSION if self.concats else 1)
 
-    def save(self, path):
-        """Write the network file at ``path``, replacing it in one step: a reader never sees half a file."""
-        write_atomically(path, self.to_bytes())
-
     @classmethod
     def from_bytes(cls, data, *, origin="network file"):
         """Read what `to_bytes` wrote; anything else is refused with a `NetworkError` that names ``origin``."""
@@ -497,16 +511,6 @@ class Network:
         return cls(name=header["name"], input=InputSpec(**spec), layers=layers, metadata=header["metadata"],
                    concats=[Concat(**concat) for concat in header.get("concats", [])],
                    examples=Examples(**found) if found else None)
-
-    @classmethod
-    def load(cls, path):
-        """Read a network file; raises `NetworkError` when it is damaged or not one, `OSError` when it cannot be read."""
-        return cls.from_bytes(Path(path).read_bytes(), origin=str(path))
-
-    @property
-    def digest(self):
-        """SHA-256 of the file that `save` writes, in hexadecimal: names the network in reports and caches."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
 # The seal is the ZIP archive's comment: format, version and the SHA-256 of every other byte of the file. The archive stays

@@ -2,7 +2,6 @@
 
 __all__ = ["Segment", "SplitNetwork", "load"]
 
-import hashlib
 import io
 import json
 from collections import Counter
@@ -12,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from neuroflex.atomic import write_atomically
 from neuroflex.compiler.host import HostStep, Operand
-from neuroflex.compiler.network import SPLIT_VERSION, Examples, Network, NetworkError, seal, unseal
+from neuroflex.compiler.network import SPLIT_VERSION, Examples, Network, NetworkError, SealedFile, seal, unseal
 from neuroflex.sim.split import evaluate
 
 
@@ -40,7 +38,7 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SplitNetwork:
+class SplitNetwork(SealedFile):
     """A validated network with host steps.
 
     Attributes
@@ -173,10 +171,6 @@ class SplitNetwork:
         np.savez_compressed(stream, **arrays)
         return seal(stream.getvalue(), SPLIT_VERSION)
 
-    def save(self, path):
-        """Write the network file at ``path``, replacing it in one step."""
-        write_atomically(path, self.to_bytes())
-
     @classmethod
     def from_bytes(cls, data, *, origin="network file"):
         """Read what `to_bytes` wrote; anything else is refused with a `NetworkError` that names ``origin``."""
@@ -196,16 +190,6 @@ class SplitNetwork:
                 steps.append(Segment(source=entry["source"], network=Network.from_bytes(own["network"].tobytes(), origin=f"{origin}, step {index}")))
         found = {name.removeprefix("example_"): value for name, value in arrays.items() if name.startswith("example_")}
         return cls(name=header["name"], steps=steps, metadata=header["metadata"], examples=Examples(**found) if found else None)
-
-    @classmethod
-    def load(cls, path):
-        """Read a network file; raises `NetworkError` when it is damaged or not one, `OSError` when it cannot be read."""
-        return cls.from_bytes(Path(path).read_bytes(), origin=str(path))
-
-    @property
-    def digest(self):
-        """SHA-256 of the file that `save` writes, in hexadecimal."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
 def load(path):

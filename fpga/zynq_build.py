@@ -15,7 +15,7 @@ import neuroflex
 from neuroflex import registers
 from neuroflex.atomic import write_atomically
 from neuroflex.eda.synthesis import xilinx_counts
-from neuroflex.eda.yosys import flattened, run_yosys
+from neuroflex.eda.yosys import run_yosys
 from neuroflex.fpga.boards import BOARDS, check_fit
 from neuroflex.fpga.c_driver import c_driver, c_program
 from neuroflex.fpga.hwh import ClockError, hardware_handoff
@@ -104,8 +104,10 @@ def build_zynq(board, config, folder, *, clock_mhz=None, network="digits", progr
     (folder / f"{NAME}.v").write_text(f"// NeuroFlex for {board.name}, configuration {config.name}; generated, do not edit.\n" + verilog)
 
     progress(STEPS[1])
+    # Module by module, since the whole as one does not end within an hour; flattened for the counts.
     (folder / "yosys.log").write_text(run_yosys(
-        [f"read_verilog {NAME}.v", *flattened(NAME), f"synth_xilinx -family xc7 -top {NAME}", "tee -q -o stat.json stat -json"], cwd=folder))
+        [f"read_verilog {NAME}.v", f"hierarchy -top {NAME}", "proc", "opt_clean -purge", f"synth_xilinx -family xc7 -top {NAME}", "flatten", "opt_clean -purge",
+         "tee -q -o stat.json stat -json"], cwd=folder))
     report = {"board": board.name, "part": board.part, "config": config.to_dict(), "board_clock_mhz": clock_mhz,
               **xilinx_counts(json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]), "clock_mhz": None, "longest_path": None,
               "bitstream": None, "stage": "synthesised", "archive": f"{NAME}_{board.name}.zip",
