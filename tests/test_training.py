@@ -21,7 +21,7 @@ from neuroflex.progress import Silent  # noqa: E402
 from neuroflex.sim.split import evaluate  # noqa: E402
 from neuroflex.training import loop  # noqa: E402
 from neuroflex.training.loop import Checkpoint, TrainingError, accuracy, fingerprint, fit, prunable, prune  # noqa: E402
-from neuroflex.training.networks import RECIPES, ResNet20  # noqa: E402
+from neuroflex.training.networks import RECIPES, ResNet  # noqa: E402
 from neuroflex.training.settings import Settings  # noqa: E402
 from neuroflex.training.stages import train  # noqa: E402
 
@@ -189,13 +189,13 @@ def test_small_and_varied_images():
     """Epochs on half the size; shifted and mirrored images hold the same pixels."""
     seen = []
 
-    class Watching(ResNet20):
+    class Watching(ResNet):
         def forward(self, x):
             seen.append(tuple(x.shape))
             return super().forward(x)
 
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
-    fit(Watching(), images, torch.arange(8), epochs=2, rate=1e-3, scale=1 / 255, batch=4, small_epochs=1, augment=True)
+    fit(Watching(16, (3, 3, 3)), images, torch.arange(8), epochs=2, rate=1e-3, scale=1 / 255, batch=4, small_epochs=1, augment=True)
     assert seen == [(4, 3, 16, 16)] * 2 + [(4, 3, 32, 32)] * 2
     torch.manual_seed(0)
     image = torch.zeros(400, 1, 32, 32, dtype=torch.uint8)
@@ -307,7 +307,7 @@ def test_module_of_your_own(call, tmp_path):
 
 
 def test_wrong_calls(call, tmp_path, monkeypatch):
-    for arguments, message in ((["vgg99"], "'vgg99' is neither a network with a name (mnist_mlp, mnist_lenet5, cifar10_resnet20, cifar10_vgg11, cifar10_vit, cifar10_vgg11_quarter) nor"),
+    for arguments, message in ((["vgg99"], "'vgg99' is neither a network with a name (mnist_mlp, mnist_lenet5, cifar10_resnet18, cifar10_resnet20, cifar10_vgg11, cifar10_vit, cifar10_vgg11_quarter) nor"),
                                ([f"{tmp_path / 'nets.py'}:make"], "give --data"), ([f"{tmp_path / 'nets.py'}:make", "--data", "mnist"], "no such file"),
                                (["mnist_mlp", "--levels", "128"], "levels must be 1 … 127, or auto"), (["mnist_mlp", "--levels", "few"], "or auto, not 'few'"),
                                (["mnist_mlp", "--density", "0"], "density"), (["cifar10_resnet20"], "cifar10 is not in"),

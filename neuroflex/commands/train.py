@@ -50,7 +50,7 @@ class _Levels(click.ParamType):
 def command(source, path, data, levels, batch, seed, checkpoints, resume, kept_tests, as_json, **given):
     """Train a network and write it as integers.
 
-    The network is one that has a name (mnist_mlp, mnist_lenet5, cifar10_resnet20, cifar10_vgg11, cifar10_vgg11_quarter, cifar10_vit) or FILE.py:FACTORY or
+    The network is one that has a name (mnist_mlp, mnist_lenet5, cifar10_resnet18, cifar10_resnet20, cifar10_vgg11, cifar10_vgg11_quarter, cifar10_vit) or FILE.py:FACTORY or
     PACKAGE.MODULE:FACTORY, a function that makes a PyTorch module of ReLUs (which runs that Python code). It is trained with ReLU, pruned, and fine-tuned with QCFS in place of ReLU. NEUROFLEX_DATA names the folder of
     the data set. A checkpoint is written after every epoch. docs/training.md says more.
     """

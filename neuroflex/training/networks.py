@@ -1,6 +1,6 @@
 """Networks that ``neuroflex train`` knows by name, with what trains them well."""
 
-__all__ = ["RECIPES", "LeNet5", "Perceptron", "Recipe", "ResNet20", "VGG11", "VisionTransformer"]
+__all__ = ["RECIPES", "LeNet5", "Perceptron", "Recipe", "ResNet", "VGG11", "VisionTransformer"]
 
 from dataclasses import dataclass
 from functools import partial
@@ -73,16 +73,21 @@ class _Block(nn.Module):
         return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-class ResNet20(nn.Module):
-    """ResNet-20 for 32×32 images (He et al., CVPR 2016): three stages of three blocks with 16, 32 and 64 channels."""
+class ResNet(nn.Module):
+    """ResNet for 32×32 images (He et al., CVPR 2016): stages of so many blocks, the first with ``width`` channels, each other with twice as many on a quarter of the positions."""
 
-    def __init__(self):
+    def __init__(self, width, stages):
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
-        sizes = [(16, 16, 1), (16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 1)]
-        self.blocks = nn.Sequential(*(_Block(*size) for size in sizes))
-        self.classes = nn.Linear(64, 10)
+        self.conv = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        blocks, inputs = [], width
+        for stage, count in enumerate(stages):
+            outputs = width << stage
+            for block in range(count):
+                blocks.append(_Block(inputs, outputs, 2 if stage and not block else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.classes = nn.Linear(inputs, 10)
 
     def forward(self, x):
         x = self.blocks(functional.relu(self.norm(self.conv(x))))
@@ -169,7 +174,9 @@ class Recipe:
 RECIPES = {
     "mnist_mlp": Recipe(module=Perceptron, data="mnist", settings=Settings(epochs=8, density=0.2, input_levels=4)),
     "mnist_lenet5": Recipe(module=LeNet5, data="mnist", settings=Settings(epochs=4, density=0.3, input_levels=4)),
-    "cifar10_resnet20": Recipe(module=ResNet20, data="cifar10",
+    "cifar10_resnet18": Recipe(module=partial(ResNet, 32, (2, 2, 2, 2)), data="cifar10",
+                               settings=Settings(epochs=10, small_epochs=8, rate=4e-3, tune_rate=2e-3, density=0.3, augment=True)),
+    "cifar10_resnet20": Recipe(module=partial(ResNet, 16, (3, 3, 3)), data="cifar10",
                                settings=Settings(epochs=12, small_epochs=8, rate=6e-3, tune_rate=2e-3, density=0.4, augment=True)),
     "cifar10_vgg11": Recipe(module=VGG11, data="cifar10", settings=Settings(epochs=10, rate=3e-3, density=0.2, augment=True)),
     "cifar10_vit": Recipe(module=VisionTransformer, data="cifar10", settings=Settings(epochs=10, small_epochs=6, rate=3e-3, density=0.4, augment=True)),
