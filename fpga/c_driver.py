@@ -64,7 +64,7 @@ def c_program(image, name):
         lines += [f"static const uint16_t {what}_positions[] = {{", *_wrapped(positions), "};"]
     lines += ["static const uint8_t content[] = {", *_wrapped(", ".join(map(str, content))), "};", "",
               f"const struct neuroflex_program {name} = {{",
-              f'    .name = "{_c_text(str(image.about.get("name", name)))}", .config0 = 0x{words["config0"]:08X}u, .config1 = 0x{words["config1"]:08X}u,',
+              f'    .name = "{_c_text(str(image.about.get("name", name)))}", .config0 = 0x{words["config0"]:08X}u, .config1 = 0x{words["config1"]:08X}u, .config2 = 0x{words["config2"]:08X}u,',
               f"    .line_bytes = {config.line_bytes}, .first_descriptor = {image.descriptors[0]}, .memory_bytes = {image.memory.nbytes},",
               "    .content_bytes = sizeof content, .content = content,"]
     for what in ("input", "output"):

@@ -118,6 +118,8 @@ class Accelerator:
             got = self.read(name)
             different = [f"{f.name} is {_field(name, f.name, got)}, the program's {_field(name, f.name, want)}"
                          for f in registers.register(name).fields if _field(name, f.name, got) != _field(name, f.name, want)]
+            if name == "config2" and different:
+                different = ["what registers do not show one by one (kind of SNN PE, widths, memories) differs"]
             if different:
                 raise WrongDevice(f"the program was compiled for the configuration {image.config.name!r}, the accelerator has another: {', '.join(different)}")
         if image.memory.nbytes > self._device.memory_bytes:

@@ -144,7 +144,7 @@ def archive(content, board, report, network):
     from neuroflex.program import program_image
 
     network = zoo.load(network) if isinstance(network, str) else network
-    image = program_image(compile_network(network, ArchConfig.from_dict(report["config"])), policy="hybrid", seed=0)
+    image = program_image(compile_network(network, ArchConfig.from_dict(report["config"]), policy="measured"), policy="measured", seed=0)
     examples = Path(neuroflex.__file__).parents[1] / "examples"
     files = dict(content)
     files |= {f"c/{name}": text.encode() for name, text in c_driver().items()}

@@ -1,5 +1,7 @@
 """The one description of an accelerator: :class:`ArchConfig`, its presets and its TOML form."""
 import dataclasses
+import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +138,12 @@ class ArchConfig:
     def lanes(self):
         """Outputs the compressor takes per cycle."""
         return max(self.ann_pes, self.snn_pes)
+
+    @property
+    def fingerprint(self):
+        """CRC-32 of all fields but the name: what programs and accelerators are matched by."""
+        fields = {name: value for name, value in self.to_dict().items() if name != "name"}
+        return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
     @property
     def cache_bytes(self):

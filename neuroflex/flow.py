@@ -12,15 +12,16 @@ from neuroflex.formats import Core, StallCause, Status
 from neuroflex.sim.cost import placed_energy
 from neuroflex.sim.energy import energy_table
 from neuroflex.sim.memory import MemoryTrace
-from neuroflex.sim.network import evaluate
+from neuroflex.sim.network import evaluate, quantise
 from neuroflex.sim.run import simulate_job
 from neuroflex.sim.top import FIELDS
 
-__all__ = ["POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "prepare", "rtl_accelerator", "simulate_model", "simulate_rtl",
+__all__ = ["MEASURED", "POLICIES", "Result", "Verdict", "compile_network", "energy_pj", "prepare", "rtl_accelerator", "simulate_model", "simulate_rtl",
            "timeline", "utilisation", "verify"]
 
 POLICIES = {"hybrid": "min_edp", "all_ann": "all_ann", "all_snn": "all_snn", "layerwise": "layerwise", "random": "random",
             "balanced": "min_edp"}
+MEASURED = ("hybrid", "all_ann", "all_snn")     # what the policy "measured" tries
 _RUN_CAUSES = [int(c) for c in StallCause if c not in (StallCause.CONTROL, StallCause.LOAD)]
 
 
@@ -82,7 +83,8 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     network : neuroflex.compiler.network.Network
     config : ArchConfig
     policy : str
-        One of ``POLICIES``; ``balanced`` takes both cores' energies as equal, so that only the delay counts.
+        One of ``POLICIES``; ``balanced`` takes both cores' energies as equal, so that only the delay counts. Or ``measured``: ``hybrid`` or a single core, whichever
+        has the lowest product of energy and cycles for the first calibration image on the golden model, since the costs that ``hybrid`` goes by are predicted.
     seed : int
         For ``random``.
     calibration : array (B, C, H, W), optional
@@ -92,8 +94,13 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     -------
     neuroflex.compiler.lower.Job
     """
+    if policy == "measured":
+        jobs = [compile_network(network, config, policy=one, seed=seed, calibration=calibration) for one in MEASURED]
+        images = network.examples.calibration_images if calibration is None else calibration
+        tensor = quantise(network.input, images[:1])[0]
+        return min(jobs, key=lambda job: energy_pj(job, tensor) * simulate_model(job, tensor).cycles)
     if policy not in POLICIES:
-        raise ValueError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
+        raise ValueError(f"no policy {policy!r}; there are {', '.join(POLICIES)}, measured")
     energy = {name: float(name == "join") for name in energy_table()} if policy == "balanced" else None
     trace = profile(network, calibration)
     schedules = schedule_network(network, config, trace, method=POLICIES[policy], seed=seed, energy=energy)

@@ -8,7 +8,7 @@ __all__ = ["COUNTERS", "IDENTITY", "MAX_LATENCY", "REGISTERS", "SHELL_REGISTERS"
            "config_words", "register", "shell_words", "to_c_header", "to_json", "to_markdown"]
 
 IDENTITY = 0x4E464C58   # "NFLX"
-VERSION = 0x00010000
+VERSION = 0x10001
 
 
 class Access(str, Enum):
@@ -91,6 +91,9 @@ REGISTERS = (
         RegisterField("slots", 8, 8, Access.RO, "ArchConfig.slots"),
         RegisterField("row_buffers", 16, 8, Access.RO, "ArchConfig.row_buffers"),
         RegisterField("snn_levels", 24, 8, Access.RO, "ArchConfig.snn_levels"),
+    )),
+    Register("config2", 0x20, "what was built", (
+        RegisterField("fingerprint", 0, 32, Access.RO, "ArchConfig.fingerprint, by which configurations differ that are equal in the two registers before"),
     )),
     *(register for index, counter in enumerate(COUNTERS) for register in (
         _whole(f"{counter.name}_low", _COUNTER_BASE + 8 * index, Access.RO, f"{counter.doc}, bits 31:0"),

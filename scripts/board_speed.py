@@ -31,7 +31,7 @@ def macs(network):
 
 def figures(network, config, *, clock_mhz, latency, images):
     """Rates of one network, means over its first test images."""
-    job, memory = flow.compile_network(network, config), MemoryTrace.constant(latency)
+    job, memory = flow.compile_network(network, config, policy="measured"), MemoryTrace.constant(latency)
     tensors = quantise(network.input, network.examples.test_images[:images])
     runs = [flow.simulate_model(job, tensor, memory=memory) for tensor in tensors]
     layers = np.mean([run.layers.sum(axis=0) for run in runs], axis=0)

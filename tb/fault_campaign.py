@@ -16,7 +16,7 @@ _RESET = None               # outcome of a job that was stopped by a reset or a 
 KINDS = ("read refused", "write refused", "refusals at random", *(f"stall of {channel}" for channel in CHANNELS), "stall beyond the watchdog", "soft reset", "flush",
          "reset in a stall", "reset amid refusals", "flipped bit of a descriptor", "wrong words of a descriptor", "wrong length", "wrong field", "wrong words of weights",
          "pages outside of memory", "wrong program address", "unmapped registers in a job", "writes in a job", "push in a direct job", "random registers")
-_CONSTANT = ("identity", "version", "config0", "config1", "shell")
+_CONSTANT = ("identity", "version", "config0", "config1", "config2", "shell")
 _KEPT = ("program_page", "tensor_page", "tensor_line", "queue_program", "watchdog")       # registers that nobody but software changes
 _LENGTHS = ("load_lines", "out_height", "out_width")
 _FIELDS = ("source0_height", "source0_width", "source0_chunks", "source0_kernel_h", "source0_stride", "source0_pad", "out_chunks", "pool_h", "levels_in", "groups_log2",

@@ -28,7 +28,7 @@ def pack_counts(counts):
 def traffic(rng, cycles, coverage):
     """Random accesses and job events; stimulus and expected arrays from the model."""
     model = RegisterModel(CONFIG)
-    offsets = [r.offset for r in regmap.REGISTERS] + [0x20, 0x3C, 0xF8, 0x1B]
+    offsets = [r.offset for r in regmap.REGISTERS] + [0x24, 0x3C, 0xF8, 0x1B]
     known = {r.offset for r in regmap.REGISTERS}
     stimulus = {name: [] for name in ("request__valid", "request__payload", "response__ready", "busy", "finish", "code", "layer", "count")}
     expected = {name: [] for name in model.outputs()}

@@ -139,7 +139,7 @@ def accesses(rng, coverage, count):
         elif kind < 0.6:
             point, access = "counter while running", (offset[str(rng.choice(counters))] + int(rng.integers(4)), 0, 0)
         elif kind < 0.7:
-            point, access = "configuration", (offset[str(rng.choice(["identity", "version", "config0", "config1", "program", "watchdog", "control"]))], 0, 0)
+            point, access = "configuration", (offset[str(rng.choice(["identity", "version", "config0", "config1", "config2", "program", "watchdog", "control"]))], 0, 0)
         elif kind < 0.8:
             write = int(rng.random() < 0.3)
             point, access = ("write to no register" if write else "no register"), (int(rng.choice(missing)), write, int(rng.integers(0, 1 << 32)))

@@ -187,8 +187,8 @@ def test_back_end_through_the_rtl():
     assert device.read_memory(0, 1_044) == bytes(40) + content + device.read_memory(1_040, 4)
     port.write(bytes([link.REQUEST, Op.WRITE_MEMORY, 3, 0, 0]))     # stops in the middle
     assert device.read_memory(40, 8) == content[:8]
-    with pytest.raises(fpga.BusError, match="no register at 0x20"):
-        device.read_register(0x20)
+    with pytest.raises(fpga.BusError, match="no register at 0x24"):
+        device.read_register(0x24)
     with pytest.raises(fpga.BusError, match="no memory at"):
         device.read_memory(MEMORY_BYTES - 4, 8)
     device.close()

@@ -93,7 +93,7 @@ def session(job, memory, run_cycles):
         step("send", Op.WRITE_MEMORY, 4 * start, *(int(w) for w in words[start:start + size]))
     step("send", Op.WRITE_MEMORY, len(words) * 4, 7, damage=1)
     step("send", Op.READ_MEMORY, 1 << 20)
-    step("send", Op.READ_REGISTERS, 0x20)
+    step("send", Op.READ_REGISTERS, 0x24)
     step("send", Op.READ_MEMORY, job.program * job.config.line_bytes, count=32)
 
     def run(wait):

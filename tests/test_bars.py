@@ -5,6 +5,7 @@ Those of the README are a little better; nothing here depends on how fast the ho
 import numpy as np
 import pytest
 
+from neuroflex import zoo
 from neuroflex.config import PRESETS
 from neuroflex.flow import compile_network, energy_pj, simulate_model, utilisation
 from neuroflex.measure import measure_layer
@@ -46,3 +47,15 @@ def test_digits(digits):
     assert edp["hybrid"] <= min(edp["all_ann"], edp["all_snn"])
     busy = utilisation(sums, config)
     assert busy["ann"] >= 0.75 and busy["snn"] >= 0.75
+
+
+@pytest.mark.parametrize("name, config", [("digits", "tiny"), ("digits", "pynq_z2"), ("mnist_lenet5", "pynq_z2")])
+def test_measured_split_is_not_above_a_single_core(name, config):
+    """On an image that the choice was not made with."""
+    network = zoo.load(name)
+    tensor = quantise(network.input, network.examples.test_images[:1])[0]
+    edp = {}
+    for policy in ("measured", "all_ann", "all_snn"):
+        job = compile_network(network, PRESETS[config], policy=policy)
+        edp[policy] = energy_pj(job, tensor) * simulate_model(job, tensor).cycles
+    assert edp["measured"] <= 1.01 * min(edp["all_ann"], edp["all_snn"])

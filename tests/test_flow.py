@@ -86,5 +86,5 @@ def test_timeline(digits_job, tensor):
 
 
 def test_unknown_policy(digits):
-    with pytest.raises(ValueError, match=f"no policy 'best'; there are {', '.join(POLICIES)}"):
+    with pytest.raises(ValueError, match=f"no policy 'best'; there are {', '.join(POLICIES)}, measured"):
         compile_network(digits, TINY, policy="best")

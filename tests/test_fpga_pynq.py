@@ -204,7 +204,7 @@ def test_interrupt(board, digits_program, digits, monkeypatch):
 def test_what_would_end_the_process_is_refused_here(board):
     """An error answer of the bus is a data abort on this processor: it must not come to that."""
     device = PynqDevice(board.bitstream, memory_bytes=1 << 16)
-    for offset in (0x20, 0x3C0, 0x102):
+    for offset in (0x24, 0x3C0, 0x102):
         with pytest.raises(fpga.BusError, match="no register"):
             device.read_register(offset)
         with pytest.raises(fpga.BusError, match="no register"):

@@ -75,8 +75,8 @@ def test_memory_and_registers():
     assert device.read_memory(8, len(content)) == content == bytes(bridge.memory[8:8 + len(content)])
     device.write_register(0x10, 0xFFFFFFFF)
     assert device.read_register(0x10) == 0xFFFFFFFF
-    with pytest.raises(fpga.BusError, match="no register at 0x20"):
-        device.read_register(0x20)
+    with pytest.raises(fpga.BusError, match="no register at 0x24"):
+        device.read_register(0x24)
     for address, count in ((2, 4), (0, 6), (MEMORY_BYTES - 4, 8), (-4, 4)):
         with pytest.raises(fpga.BusError, match="memory from"):
             device.read_memory(address, count)

@@ -1,4 +1,4 @@
-"""Pages that are named exist."""
+"""Pages, and files that pages name, exist."""
 import re
 from pathlib import Path
 
@@ -13,3 +13,10 @@ def test_every_page_that_is_named_exists():
               for name in re.findall(r"\]\((\w+\.md)[#)]", path.read_text())}
     assert len(named) > 50
     assert not sorted((name, where) for name, where in named if not (ROOT / name).is_file())
+
+
+def test_every_file_that_a_page_names_exists():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = {(name, page.name) for page in pages for name in re.findall(r"(?<![\w/])(?:hdl|sim|tb|tests|compiler|fpga|scripts|examples)/\w+\.(?:py|toml|ipynb)\b", page.read_text())}
+    assert len(named) > 100
+    assert not sorted((name, page) for name, page in named if not (ROOT / name).is_file())

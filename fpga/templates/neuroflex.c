@@ -80,12 +80,13 @@ int neuroflex_init(struct neuroflex *nf)
 
 int neuroflex_load(struct neuroflex *nf, const struct neuroflex_program *program)
 {
-    uint32_t config0, config1, page = (uint32_t)(nf->bus_address / PAGE_BYTES);
+    uint32_t config0, config1, config2, page = (uint32_t)(nf->bus_address / PAGE_BYTES);
 
     nf->program = NULL;
     TRY(get(nf, NEUROFLEX_CONFIG0, &config0));
     TRY(get(nf, NEUROFLEX_CONFIG1, &config1));
-    if (config0 != program->config0 || config1 != program->config1)
+    TRY(get(nf, NEUROFLEX_CONFIG2, &config2));
+    if (config0 != program->config0 || config1 != program->config1 || config2 != program->config2)
         return NEUROFLEX_WRONG_CONFIG;
     if (program->memory_bytes > nf->memory_bytes)
         return NEUROFLEX_MEMORY;

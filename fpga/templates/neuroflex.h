@@ -52,7 +52,7 @@ struct neuroflex_tensor {
 
 struct neuroflex_program {
     const char *name;
-    uint32_t config0, config1;      /* registers of the accelerator that it was compiled for */
+    uint32_t config0, config1, config2;     /* registers of the accelerator that it was compiled for */
     uint32_t line_bytes;
     uint32_t first_descriptor;      /* line address */
     uint32_t memory_bytes;          /* of memory, tensors included */

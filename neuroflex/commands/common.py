@@ -43,7 +43,7 @@ class CheckFailed(click.ClickException):
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and nothing else.")
 config_option = click.option("--config", "config_name", default="tiny", show_default=True, metavar="NAME|FILE",
                              help="A preset (tiny, small, pynq_z2, paper) or a TOML file.")
-policy_option = click.option("--policy", type=click.Choice(POLICIES), default="hybrid", show_default=True,
+policy_option = click.option("--policy", type=click.Choice(("measured", *POLICIES)), default="measured", show_default=True,
                              help="How columns are split between the cores.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn at random.")
 
