@@ -2,7 +2,7 @@
 import numpy as np
 
 from neuroflex.compiler.synthetic import random_images, random_network
-from neuroflex.config import SNN_PES, ArchConfig
+from neuroflex.config import ArchConfig
 from neuroflex.flow import compile_network
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import quantise
@@ -72,8 +72,8 @@ def random_job(seed, config, *, policy, **limits):
     return job, quantise(network.input, images[seed % 8 if seed % 8 < 2 else 3][None])[0]
 
 
-def random_config(rng, chunk_bits):
-    """A small random configuration with every parameter drawn; slices are large enough for the networks of :func:`random_job`.
+def random_config(rng, chunk_bits, snn_pe):
+    """A small random configuration with every other parameter drawn; slices are large enough for the networks of :func:`random_job`.
 
     Wide chunks come with few PEs and small tables, so that building them takes a minute or two.
     """
@@ -84,7 +84,7 @@ def random_config(rng, chunk_bits):
     pes = [2, 2] if chunk_bits > 64 else [power(2, 4), 2] if wide else [power(2, 4), power(2, 4)]
     return ArchConfig(
         name="random", chunk_bits=chunk_bits, ann_pes=pes[0], snn_pes=pes[1], slots=power(2, 4 if wide else 8), columns_per_pe=power(4, 16),
-        row_buffers=power(2, 4 if wide else 8), value_lines=8192 // chunk_bits * 8, mask_pairs=1024, snn_pe=str(rng.choice(list(SNN_PES))),
+        row_buffers=power(2, 4 if wide else 8), value_lines=8192 // chunk_bits * 8, mask_pairs=1024, snn_pe=snn_pe,
         laggy_adders=power(4, chunk_bits),
         snn_levels=int(rng.integers(1, 16)), ann_acc_bits=32, snn_acc_bits=26, theta_bits=int(rng.integers(22, 29)),
         neuron_steps=int(rng.integers(1, 5)), cache_banks=power(2, 4), cache_ways=power(2, 4 if wide else 8), cache_sets=power(4, 32),

@@ -26,12 +26,12 @@ CODES = (Status.DONE, Status.BUS_ERROR, Status.BAD_CHECKSUM)       # outcomes th
 MORE_CODES = (Status.WATCHDOG, Status.BAD_PROGRAM, Status.BAD_SOURCE, Status.BAD_OUTPUT, Status.BAD_LOAD_RECORD, Status.BAD_LOAD_LENGTH)
 
 
-def opened(*, quick=True, seed=SEED, verilog_edit=None):
-    return AxiSystem(TINY, SHELL, quick=quick, latency=15, stall=0.15, seed=seed, verilog_edit=verilog_edit)
+def opened(*, config=TINY, quick=True, seed=SEED, verilog_edit=None):
+    return AxiSystem(config, SHELL, quick=quick, latency=15, stall=0.15, seed=seed, verilog_edit=verilog_edit)
 
 
-def campaign(system, seed):
-    job, tensor = random_job(seed, TINY, policy="balanced", layers=2, size=5, channels=12)
+def campaign(system, seed, config=TINY):
+    job, tensor = random_job(seed, config, policy="balanced", layers=2, size=5, channels=12)
     return Campaign(system, job, tensor, evaluate(job.network, tensor[None], quantised=True).output[0], seed)
 
 
@@ -61,12 +61,13 @@ def test_campaign():
 
 
 @pytest.mark.long
-def test_campaign_long():
-    """The figures of docs/reliability.md."""
-    runs = []
+@pytest.mark.parametrize("banks", [1, 2])
+def test_campaign_long(banks):
+    """The figures of docs/reliability.md, with one weight bank; with two, a layer is loaded while another runs."""
+    runs, config = [], TINY.replace(name=f"banks_{banks}", weight_banks=banks)
     for seed in range(SEED, SEED + 4):
-        with opened(quick=False, seed=seed) as system:
-            runs.append(campaign(system, seed))
+        with opened(config=config, quick=False, seed=seed) as system:
+            runs.append(campaign(system, seed, config))
             runs[-1].run(10 * len(KINDS))
             runs[-1].count()
     reported(runs, 40, CODES + MORE_CODES)

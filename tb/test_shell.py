@@ -3,7 +3,7 @@
 Plan
 ----
 Stimuli: the digits network and random networks, started directly and through the queue with tensors of their own for each image; memories with latency and random stalls on
-every channel; refused reads and writes in a job; flushes and soft resets in mid-job; accesses to every address of the page.
+every channel; in the long run with two weight banks, too; refused reads and writes in a job; flushes and soft resets in mid-job; accesses to every address of the page.
 Checks, in every cycle: both buses and the interrupt, against the model made of the models of all blocks; it does not follow the watchdog, which never strikes there.
 Checks of values alone, for longer jobs: the levels of the functional network, byte by byte; status of each job; nothing outside of memory is touched; at least four reads are
 under way; after each error, flush and reset a good job runs.
@@ -46,6 +46,7 @@ from neuroflex.tb.networks import random_job
 from neuroflex.tb.simulator import build_cocotb, build_folder
 
 TINY = PRESETS["tiny"]
+CONFIGS = PRESETS | {"double": TINY.replace(name="double", weight_banks=2)}
 SEED = 4004
 SHELL = AxiConfig(jobs=4)
 
@@ -186,12 +187,13 @@ def test_every_port_in_every_cycle():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("preset,settings,seeds", [("tiny", {"jobs": 4}, range(1, 12)), ("tiny", {"data_bits": 128, "burst_beats": 64}, range(12, 16)), ("small", {}, range(16, 20))])
+@pytest.mark.parametrize("preset,settings,seeds", [("tiny", {"jobs": 4}, range(1, 12)), ("tiny", {"data_bits": 128, "burst_beats": 64}, range(12, 16)), ("small", {}, range(16, 20)),
+                                                   ("double", {"jobs": 4}, range(20, 25))])
 def test_every_port_in_every_cycle_long(preset, settings, seeds):
-    axi = AxiConfig(**settings)
-    bench = shell_bench(PRESETS[preset], axi, quick=True)
+    axi, config = AxiConfig(**settings), CONFIGS[preset]
+    bench = shell_bench(config, axi, quick=True)
     for seed in seeds:
-        session, vectors = vectors_of(bench, PRESETS[preset], axi, seed, rounds=6, cycles=40_000)
+        session, vectors = vectors_of(bench, config, axi, seed, rounds=6, cycles=40_000)
         assert session.software.over
         session.coverage.require(1)
         bench.run(*vectors, seed=seed)

@@ -20,7 +20,7 @@ import pytest
 
 from neuroflex import registers as regmap
 from neuroflex.compiler.network import Network
-from neuroflex.config import PRESETS
+from neuroflex.config import PRESETS, SNN_PES
 from neuroflex.flow import POLICIES, compile_network, verify
 from neuroflex.formats import Core, Status, descriptor_lines
 from neuroflex.sim.network import evaluate, quantise
@@ -271,9 +271,9 @@ def test_digits_on_small():
 @pytest.mark.long
 @pytest.mark.parametrize("number", range(12))
 def test_random_configurations(number):
-    """Six random networks under random memories on a random configuration."""
+    """Six random networks under random memories on a random configuration, three of each kind of SNN PE."""
     rng = np.random.default_rng([SEED, number])
-    config = random_config(rng, (32, 64, 128)[number % 3])
+    config = random_config(rng, (32, 64, 128)[number % 3], list(SNN_PES)[number // 3])
     accelerator, cycles = RtlAccelerator(config, quick=True), 0
     for case in range(6):
         seed = SEED + 100 * number + case

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from neuroflex.cli import main
-from neuroflex.config import PRESETS, load_config
+from neuroflex.config import PRESETS, SNN_PES, load_config
 from neuroflex.eda.synthesis import ecp5_counts
 from neuroflex.fpga import build, flash
 from neuroflex.fpga.boards import BOARDS, DoesNotFit, check_fit, estimate
@@ -34,6 +34,12 @@ def test_estimate_scales_by_what_one_change_did():
     config = PRESETS["tiny"].replace(name="other", snn_levels=2, weight_banks=2)
     counts, _ = estimate(config, "ecp5", recorded(), model=model)
     assert counts == {"lut": 12_000 - 2 * 750, "ff": 6_000, "dsp": 12, "bram": 24 + 2 * 2}
+
+
+def test_the_presets_pes_are_in_the_resource_model(pytestconfig):
+    """Else a configuration of one's own is estimated as if its PEs were a preset's."""
+    model = json.loads((pytestconfig.rootpath / "docs" / "resource_model.json").read_text())["blocks"]
+    assert {"AnnPe", *(SNN_PES[config.snn_pe] for config in PRESETS.values())} <= model.keys()
 
 
 def test_estimate_of_what_was_placed():

@@ -19,4 +19,5 @@ def test_every_file_that_a_page_names_exists():
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     named = {(name, page.name) for page in pages for name in re.findall(r"(?<![\w/])(?:hdl|sim|tb|tests|compiler|fpga|scripts|examples)/\w+\.(?:py|toml|ipynb)\b", page.read_text())}
     assert len(named) > 100
-    assert not sorted((name, page) for name, page in named if not (ROOT / name).is_file())
+    stand_for_all = {"hdl/x.py", "sim/x.py", "tb/test_x.py"}
+    assert not sorted((name, page) for name, page in named if name not in stand_for_all and not (ROOT / name).is_file())
