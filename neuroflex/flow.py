@@ -21,7 +21,7 @@ __all__ = ["MEASURED", "POLICIES", "Result", "Verdict", "compile_network", "ener
 
 POLICIES = {"hybrid": "min_edp", "all_ann": "all_ann", "all_snn": "all_snn", "layerwise": "layerwise", "random": "random",
             "balanced": "min_edp"}
-MEASURED = ("hybrid", "all_ann", "all_snn")     # what the policy "measured" tries
+MEASURED = ("hybrid", "balanced", "all_ann", "all_snn")     # what the policy "measured" tries
 _RUN_CAUSES = [int(c) for c in StallCause if c not in (StallCause.CONTROL, StallCause.LOAD)]
 
 
@@ -83,7 +83,7 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     network : neuroflex.compiler.network.Network
     config : ArchConfig
     policy : str
-        One of ``POLICIES``; ``balanced`` takes both cores' energies as equal, so that only the delay counts. Or ``measured``: ``hybrid`` or a single core, whichever
+        One of ``POLICIES``; ``balanced`` takes both cores' energies as equal, so that only the delay counts. Or ``measured``: ``hybrid``, ``balanced`` or a single core, whichever
         has the lowest product of energy and cycles for the first calibration image on the golden model, since the costs that ``hybrid`` goes by are predicted.
     seed : int
         For ``random``.

@@ -71,7 +71,7 @@ class AcceleratorModel:
         self._state.memory[memory.DRIVEN] = 1
         self._tile = self._coming = first.tiles[0]
         self._verdict = self._address = 0
-        self._read = deque(maxlen=self._per)        # the last lines from memory
+        self._read = deque(maxlen=self._per)        # the last lines from memory that the sequencer or the loader asked for
         self._count = {}
 
     @property
@@ -133,7 +133,7 @@ class AcceleratorModel:
             self._address = shown["program_address"]
         if state.sequencer[sequencer.PHASE] == sequencer.CHECKSUM and not state.sequencer[sequencer.COUNT]:
             self._judge()
-        if inputs["memory__read_data__valid"] and memory_arbiter.read_data_ready(state.arbiter):
+        if inputs["memory__read_data__valid"] and memory_arbiter.read_data_ready(state.arbiter) and memory_arbiter.read_is_the_sequencers(state.arbiter):
             self._read.append(inputs["memory__read_data__payload"] & (1 << self.config.chunk_bits) - 1)
         none = np.ones(1, np.uint8)
         ended = top.top_advance(state, self._tile, self._coming.settings, self._numbers, self._verdict, now if shown["start"] else -1, shown["program_address"], (none, none, none),

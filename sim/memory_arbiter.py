@@ -10,7 +10,7 @@ from neuroflex.cache_policy import MAX_WRITES
 from neuroflex.sim.loops import njit
 
 __all__ = ["ArbiterState", "arbiter_init", "arbiter_step", "cache_data", "cache_request_ready", "cache_write_ready",
-           "errors", "is_idle", "read_data_ready", "request", "sequencer_data", "sequencer_request_ready", "write_data"]
+           "errors", "is_idle", "read_data_ready", "read_is_the_sequencers", "request", "sequencer_data", "sequencer_request_ready", "write_data"]
 
 # Queues, rows of ArbiterState.queues; each is a list with its oldest entry first.
 WRITES, CACHE_READS, SEQUENCER_READS, REQUESTS, WRITE_LINES, CACHE_ANSWERS, SEQUENCER_ANSWERS, OWNERS = range(8)
@@ -122,6 +122,12 @@ def read_data_ready(state):
     if state.level[OWNERS] == 0:
         return 0
     return 1 if state.level[CACHE_ANSWERS + _oldest(state, OWNERS, 0)] < _DEPTH else 0
+
+
+@njit(cache=True)
+def read_is_the_sequencers(state):
+    """Whether the next line from memory is for the sequencer or the loader, and not for the cache."""
+    return state.level[OWNERS] > 0 and _oldest(state, OWNERS, 0) == 1
 
 
 @njit(cache=True)
