@@ -23,7 +23,7 @@ from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate
 
 LAYERS = {"vgg16": ("conv1_1", "conv3_3", "conv5_2"), "resnet34": ("conv1", "conv2_2b", "conv4_3b"), "googlenet": ("conv1", "4c_5x5", "5b_3x3"),
-          "bert_base": ("0.query", "3.up", "11.down")}
+          "bert_base": ("0.query", "3.up", "11.down"), "vit_small": ("patches", "5.up", "11.down")}
 ROWS, COLUMNS = 16, 40
 COVERED = {"tiles", "ANN", "SNN", "skip", "pool", "packed", "one level", "long row"}
 

@@ -236,7 +236,7 @@ def test_chunks_are_paid_by_every_pe_that_has_columns(digits):
     assert spent(tile((0, 2), [1, 1], [0, 1]), tile((2, 4), [1, 1], [0, 0])) == 3 * chunks
 
 
-@pytest.mark.parametrize("core, kind", [(Core.ANN, "dual_prefix"), (Core.SNN, "dual_prefix"), (Core.SNN, "serial"), (Core.SNN, "radix")])
+@pytest.mark.parametrize("core, kind", [(Core.ANN, "dual_prefix"), (Core.SNN, "dual_prefix"), (Core.SNN, "serial"), (Core.SNN, "binary"), (Core.SNN, "radix")])
 def test_predicted_cycles_are_those_of_the_golden_model(core, kind):
     """Busiest PE of synthetic layers on `tiny`, by matches and by the scanner."""
     table = np.array([one for densities in ((0.3, 0.3), (0.26, 0.05), (0.26, 0.02))
