@@ -41,7 +41,7 @@ def test_info(call, image):
     assert call("info", "paper")[1]["derived"]["cache_bytes"] == 256 * 1024
     assert [layer["name"] for layer in call("info", "digits")[1]["layers"]][-1] == "logits"
     about = call("info", image)[1]
-    assert about["about"]["policy"] == "hybrid" and about["configuration"]["name"] == "tiny"
+    assert about["about"]["policy"] == "measured" and about["configuration"]["name"] == "tiny"
 
 
 def test_image_and_network_give_the_same_numbers(call, image):
