@@ -94,15 +94,20 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     -------
     neuroflex.compiler.lower.Job
     """
-    if policy == "measured":
-        jobs = [compile_network(network, config, policy=one, seed=seed, calibration=calibration) for one in MEASURED]
-        images = network.examples.calibration_images if calibration is None else calibration
-        tensor = quantise(network.input, images[:1])[0]
-        return min(jobs, key=lambda job: energy_pj(job, tensor) * simulate_model(job, tensor).cycles)
-    if policy not in POLICIES:
+    if policy not in (*POLICIES, "measured"):
         raise ValueError(f"no policy {policy!r}; there are {', '.join(POLICIES)}, measured")
-    energy = {name: float(name == "join") for name in energy_table()} if policy == "balanced" else None
     trace = profile(network, calibration)
+    if policy != "measured":
+        return _lowered(network, config, trace, policy, seed)
+    images = network.examples.calibration_images if calibration is None else calibration
+    tensor = quantise(network.input, images[:1])[0]
+    jobs = [_lowered(network, config, trace, one, seed) for one in MEASURED]
+    return min(jobs, key=lambda job: energy_pj(job, tensor) * simulate_model(job, tensor).cycles)
+
+
+def _lowered(network, config, trace, policy, seed):
+    """A network whose profile is known, scheduled by one of ``POLICIES``."""
+    energy = {name: float(name == "join") for name in energy_table()} if policy == "balanced" else None
     schedules = schedule_network(network, config, trace, method=POLICIES[policy], seed=seed, energy=energy)
     return lower(network, config, schedules, trace=trace, plans=schedules.tiles)
 

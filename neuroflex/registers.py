@@ -8,7 +8,7 @@ __all__ = ["COUNTERS", "IDENTITY", "MAX_LATENCY", "REGISTERS", "SHELL_REGISTERS"
            "config_words", "register", "shell_words", "to_c_header", "to_json", "to_markdown"]
 
 IDENTITY = 0x4E464C58   # "NFLX"
-VERSION = 0x10001
+VERSION = 0x00010001
 
 
 class Access(str, Enum):

@@ -30,8 +30,8 @@ def opened(*, config=TINY, quick=True, seed=SEED, verilog_edit=None):
     return AxiSystem(config, SHELL, quick=quick, latency=15, stall=0.15, seed=seed, verilog_edit=verilog_edit)
 
 
-def campaign(system, seed, config=TINY):
-    job, tensor = random_job(seed, config, policy="balanced", layers=2, size=5, channels=12)
+def campaign(system, seed):
+    job, tensor = random_job(seed, system.config, policy="balanced", layers=2, size=5, channels=12)
     return Campaign(system, job, tensor, evaluate(job.network, tensor[None], quantised=True).output[0], seed)
 
 
@@ -67,7 +67,7 @@ def test_campaign_long(banks):
     runs, config = [], TINY.replace(name=f"banks_{banks}", weight_banks=banks)
     for seed in range(SEED, SEED + 4):
         with opened(config=config, quick=False, seed=seed) as system:
-            runs.append(campaign(system, seed, config))
+            runs.append(campaign(system, seed))
             runs[-1].run(10 * len(KINDS))
             runs[-1].count()
     reported(runs, 40, CODES + MORE_CODES)
