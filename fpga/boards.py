@@ -10,9 +10,8 @@ from neuroflex.config import PRESETS, SNN_PES, ArchConfig
 __all__ = ["BOARDS", "Board", "DoesNotFit", "KINDS", "check_fit", "estimate", "parts"]
 
 KINDS = {"lut": "look-up tables", "ff": "flip-flops", "dsp": "multipliers", "bram": "block RAMs"}
-_PES = {"AnnPe": "ann_pes", "SnnPe": "snn_pes"}
 _NUMBERS = tuple(f.name for f in fields(ArchConfig) if f.type is int)
-_PARTS = ("AnnPe", "SnnPe", "FiberCache", "MemoryArbiter", "MemoryGuard", "Broadcaster", "Compressor", "Loader", "Sequencer", "RegisterFile")
+_ONCE = ("FiberCache", "MemoryArbiter", "MemoryGuard", "Broadcaster", "Compressor", "Loader", "Sequencer", "RegisterFile")
 
 
 class DoesNotFit(ValueError):
@@ -78,7 +77,7 @@ def _recorded(name):
 
 def parts(config):
     """Blocks of an accelerator → how many of each it has."""
-    return {SNN_PES[config.snn_pe] if name == "SnnPe" else name: getattr(config, _PES[name]) if name in _PES else 1 for name in _PARTS}
+    return {"AnnPe": config.ann_pes, SNN_PES[config.snn_pe]: config.snn_pes, **dict.fromkeys(_ONCE, 1)}
 
 
 def estimate(config, family, recorded=None, around=(), model=None):
