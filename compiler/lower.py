@@ -99,6 +99,8 @@ class Job:
         Line address of the first descriptor.
     memory : uint8[lines, line_bytes]
         Descriptors and load streams; tensors are zero.
+    policy : str or None
+        Which of ``neuroflex.flow.POLICIES`` it was scheduled by, where it was one of these.
     """
 
     config: ArchConfig
@@ -107,6 +109,7 @@ class Job:
     placements: dict
     program: int
     memory: np.ndarray
+    policy: str | None = None
 
     def with_input(self, tensor):
         """Memory with an input tensor in place: ``uint8[lines, line_bytes]`` from levels (C, H, W)."""

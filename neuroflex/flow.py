@@ -1,4 +1,5 @@
 """From a network to figures: compile, simulate on the golden model or on RTL, compare in every cycle."""
+import dataclasses
 import functools
 import threading
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     Returns
     -------
     neuroflex.compiler.lower.Job
+        Its ``policy`` is the one of ``POLICIES`` that ``measured`` chose.
     """
     if policy not in (*POLICIES, "measured"):
         raise ValueError(f"no policy {policy!r}; there are {', '.join(POLICIES)}, measured")
@@ -109,7 +111,7 @@ def _lowered(network, config, trace, policy, seed):
     """A network whose profile is known, scheduled by one of ``POLICIES``."""
     energy = {name: float(name == "join") for name in energy_table()} if policy == "balanced" else None
     schedules = schedule_network(network, config, trace, method=POLICIES[policy], seed=seed, energy=energy)
-    return lower(network, config, schedules, trace=trace, plans=schedules.tiles)
+    return dataclasses.replace(lower(network, config, schedules, trace=trace, plans=schedules.tiles), policy=policy)
 
 
 def prepare(job, tensor, *, model=True, rtl=True):
