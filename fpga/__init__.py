@@ -13,23 +13,19 @@ def open(back_end, *, timeout=60.0, **options):  # noqa: A001 - reads as fpga.op
     Parameters
     ----------
     back_end : str
-        ``"sim"``: the Verilated RTL, `neuroflex.fpga.simulated.SimulatedDevice`; ``"uart"``: a board on a serial port,
+        ``"sim"``: the Verilated RTL, `neuroflex.fpga.simulated.SimulatedDevice`, or, with ``shell``, `neuroflex.fpga.simulated.SimulatedShell`; ``"uart"``: a board on a serial port,
         `neuroflex.fpga.serial_port.UartDevice`; ``"pynq"``: on a Zynq board itself, `neuroflex.fpga.pynq_device.PynqDevice`.
     timeout : float
         Seconds that a job may take.
     **options
-        Of the back end; ``config`` (a preset, a TOML file or an `ArchConfig`, ``"tiny"`` by default) for ``"sim"``, ``port`` for ``"uart"``, ``overlay`` for ``"pynq"``.
+        Of the back end; ``config`` (a preset, a TOML file or an `ArchConfig`, ``"tiny"`` by default) and ``shell`` (None, ``"axi"`` or an `AxiConfig`) for ``"sim"``, ``port`` for ``"uart"``, ``overlay`` for ``"pynq"``.
 
     Returns
     -------
     Accelerator
     """
     if back_end == "sim":
-        from neuroflex.config import ArchConfig, load_config
-        from neuroflex.fpga.simulated import SimulatedDevice
-
-        config = options.pop("config", "tiny")
-        device = SimulatedDevice(config if isinstance(config, ArchConfig) else load_config(config), **options)
+        device = _simulated(**options)
     elif back_end == "uart":
         from neuroflex.fpga.serial_port import UartDevice
 
@@ -45,3 +41,16 @@ def open(back_end, *, timeout=60.0, **options):  # noqa: A001 - reads as fpga.op
     except BaseException:
         device.close()
         raise
+
+
+def _simulated(*, config="tiny", shell=None, **options):
+    from neuroflex.axi import AxiConfig
+    from neuroflex.config import ArchConfig, load_config
+    from neuroflex.fpga.simulated import SimulatedDevice, SimulatedShell
+
+    config = config if isinstance(config, ArchConfig) else load_config(config)
+    if shell is None:
+        return SimulatedDevice(config, **options)
+    if shell != "axi" and not isinstance(shell, AxiConfig):
+        raise ValueError(f"shell must be None, \"axi\" or an AxiConfig, not {shell!r}")
+    return SimulatedShell(config, AxiConfig() if shell == "axi" else shell, **options)

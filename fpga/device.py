@@ -5,11 +5,20 @@ from abc import ABC, abstractmethod
 from neuroflex import registers
 from neuroflex.formats import Status
 
-__all__ = ["BusError", "Device", "DeviceError", "JobError", "LinkError", "TimedOut", "WrongDevice"]
+__all__ = ["BusError", "Device", "DeviceError", "JobError", "LinkError", "TimedOut", "WrongDevice", "bit", "field"]
 
 _POLL_SECONDS = 0.002
-_STATUS = registers.register("status")
-_FINISHED = 1 << next(field for field in _STATUS.fields if field.name == "finished").lsb
+
+
+def field(register, name, word):
+    """A field of a register's word."""
+    found = next(f for f in registers.register(register).fields if f.name == name)
+    return word >> found.lsb & ((1 << found.bits) - 1)
+
+
+def bit(register, name):
+    """The word in which only the lowest bit of a register's field is set."""
+    return 1 << next(f for f in registers.register(register).fields if f.name == name).lsb
 
 
 class DeviceError(RuntimeError):
@@ -29,7 +38,17 @@ class BusError(DeviceError):
 
 
 class TimedOut(DeviceError):
-    """A job did not end in time; it was stopped, and the accelerator is ready for the next."""
+    """A job did not end in time; it was stopped, and the accelerator is ready for the next.
+
+    Attributes
+    ----------
+    image : int or None
+        Which one of its batch, counted from 0; None when it was a job from before.
+    """
+
+    def __init__(self, message, image=None):
+        super().__init__(message)
+        self.image = image
 
 
 class JobError(DeviceError):
@@ -41,6 +60,8 @@ class JobError(DeviceError):
         Why it ended.
     descriptor : int
         Number of the program's descriptor at which it ended.
+    image : int
+        Which one of its batch, counted from 0.
     MEANING : dict
         Status → words.
     """
@@ -52,9 +73,9 @@ class JobError(DeviceError):
         Status.BUS_ERROR: "the memory answered with an error", Status.WATCHDOG: "nothing moved for as long as the watchdog allows",
         Status.BAD_PROGRAM: "the program, or what follows its last layer, lies beyond memory"}
 
-    def __init__(self, status, descriptor):
-        super().__init__(f"the job ended at descriptor {descriptor} with {status.name}: {self.MEANING.get(status, 'it did not finish')}")
-        self.status, self.descriptor = status, descriptor
+    def __init__(self, status, descriptor, image):
+        super().__init__(f"image {image}: the job ended at descriptor {descriptor} with {status.name}: {self.MEANING.get(status, 'it did not finish')}")
+        self.status, self.descriptor, self.image = status, descriptor, image
 
 
 class Device(ABC):
@@ -66,10 +87,13 @@ class Device(ABC):
         Size of its memory.
     clock_mhz : float or None
         Its clock, where it is known.
+    page : int or None
+        Page of its memory's first byte, as the registers of an AXI shell count pages. None where there is no shell, and so no queue of jobs.
     """
 
     memory_bytes = 0
     clock_mhz = None
+    page = None
 
     @abstractmethod
     def read_register(self, offset):
@@ -88,8 +112,8 @@ class Device(ABC):
         """Write bytes from a byte address on; address and length are multiples of four."""
 
     @abstractmethod
-    def wait_interrupt(self, timeout):
-        """Whether the interrupt came within ``timeout`` seconds."""
+    def wait_interrupt(self, timeout, *, queued=False):
+        """Whether the interrupt came within ``timeout`` seconds: that of a job's end, or, with ``queued``, that of a result in the queue."""
 
     def close(self):
         """Let go of it."""
@@ -100,14 +124,15 @@ class Device(ABC):
     def __exit__(self, *_):
         self.close()
 
-    def _finished(self):
-        """Whether ``status.finished`` is set."""
-        return bool(self.read_register(_STATUS.offset) & _FINISHED)
+    def _finished(self, queued):
+        """Whether there is what `wait_interrupt` waits for: ``status.finished``, or a result in the queue."""
+        name, what = ("queue_result", "valid") if queued else ("status", "finished")
+        return bool(field(name, what, self.read_register(registers.register(name).offset)))
 
-    def _poll_finished(self, timeout):
+    def _poll_finished(self, timeout, queued=False):
         """`wait_interrupt` of a device without an interrupt."""
         end = time.monotonic() + timeout
-        while not self._finished():
+        while not self._finished(queued):
             if time.monotonic() > end:
                 return False
             time.sleep(_POLL_SECONDS)

@@ -9,7 +9,8 @@ import numpy as np
 from neuroflex import registers
 from neuroflex.compiler.image import ProgramImage, decode_tensor, encode_tensor
 from neuroflex.formats import Status
-from neuroflex.fpga.device import DeviceError, JobError, TimedOut, WrongDevice
+from neuroflex.fpga.device import DeviceError, JobError, TimedOut, WrongDevice, bit, field
+from neuroflex.fpga.job_queue import JobQueue
 from neuroflex.sim.network import quantise
 
 __all__ = ["Accelerator", "JobReport"]
@@ -18,21 +19,16 @@ _BLOCK = 1 << 16        # bytes written at a time
 _POLL_SECONDS = 0.0005
 
 
-def _field(register, name, word):
-    field = next(f for f in registers.register(register).fields if f.name == name)
-    return word >> field.lsb & ((1 << field.bits) - 1)
-
-
-def _bit(register, name):
-    return 1 << next(f for f in registers.register(register).fields if f.name == name).lsb
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobReport:
-    """What the hardware counted in one job: ``cycles``, and all ``counters`` by name (docs/registers.md)."""
+    """What the hardware counted in one job: ``cycles``, and all ``counters`` by name (docs/registers.md).
+
+    Of a job that went through the queue there are its cycles alone (their lower 32 bits), and ``counters`` is None: the next job, which begins
+    at once, counts in the same registers.
+    """
 
     cycles: int
-    counters: dict
+    counters: dict | None = None
 
 
 class Accelerator:
@@ -47,7 +43,7 @@ class Accelerator:
     Attributes
     ----------
     reports : list of JobReport
-        Of the images of the last call, in order.
+        Of the images of the last call, in order; after an exception, of those before the one that it names.
 
     Raises
     ------
@@ -64,13 +60,17 @@ class Accelerator:
 
     def __init__(self, device, *, timeout=60.0):
         self._device, self.timeout = device, timeout
-        self._image = self._network = None
+        self._image = self._network = self._queue = None
         self.reports = []
         identity, version = self.read("identity"), self.read("version")
         if identity != registers.IDENTITY:
             raise WrongDevice(f"the identity register reads {identity:#010x}, that of a NeuroFlex is {registers.IDENTITY:#010x}")
         if version >> 16 != registers.VERSION >> 16:
             raise WrongDevice(f"version {version >> 16}.{version & 0xFFFF} of the registers; this driver knows {registers.VERSION >> 16}.x")
+        if device.page is not None:
+            self._queue = JobQueue(device)
+            self.reset()                # should a program that is gone have left jobs
+            self._queue.begin()
 
     # --- registers ---------------------------------------------------------------------------
     def read(self, name):
@@ -88,7 +88,7 @@ class Accelerator:
     @property
     def status(self):
         """Status of the last job, `Status.NONE` while one runs or before the first."""
-        return Status(_field("status", "code", self.read("status")))
+        return Status(field("status", "code", self.read("status")))
 
     def counters(self):
         """The performance counters: dict of name to value."""
@@ -96,7 +96,7 @@ class Accelerator:
 
     # --- programs ----------------------------------------------------------------------------
     def load(self, program):
-        """Put a program into the accelerator's memory.
+        """Put a program into the accelerator's memory, and room for the tensors of as many images as the queue takes, or fit.
 
         Parameters
         ----------
@@ -116,8 +116,8 @@ class Accelerator:
         network = image.network()
         for name, want in registers.config_words(image.config).items():
             got = self.read(name)
-            different = [f"{f.name} is {_field(name, f.name, got)}, the program's {_field(name, f.name, want)}"
-                         for f in registers.register(name).fields if _field(name, f.name, got) != _field(name, f.name, want)]
+            different = [f"{f.name} is {field(name, f.name, got)}, the program's {field(name, f.name, want)}"
+                         for f in registers.register(name).fields if field(name, f.name, got) != field(name, f.name, want)]
             if name == "config2" and different:
                 different = ["what registers do not show one by one (kind of SNN PE, widths, memories) differs"]
             if different:
@@ -129,16 +129,22 @@ class Accelerator:
         self._settle()
         for start in range(0, len(content), _BLOCK):
             self._device.write_memory(start, content[start:start + _BLOCK])
+        if self._queue:
+            self._queue.prepare(image)
         self.write("program", image.descriptors[0])
         self._image, self._network = image, network
 
-    def __call__(self, images):
+    def __call__(self, images, *, queue=True):
         """Run a batch.
+
+        Behind an AXI shell the images go through its queue of jobs: while one is in work, the next ones are written and wait, and results are read.
 
         Parameters
         ----------
         images : array (n, C, H, W)
             Raw pixels, as the network takes them.
+        queue : bool
+            False: one image after the other, so that all counters are those of each. Without a shell it is always so.
 
         Returns
         -------
@@ -148,40 +154,54 @@ class Accelerator:
         Raises
         ------
         JobError
-            When a job ended with an error status.
+            When a job ended with an error status; the images behind that one are not run.
         TimedOut
-            When a job, or one before it, did not end in ``timeout`` seconds.
+            When a job, or one before it, did not end in ``timeout`` seconds; the same.
         """
         if self._image is None:
             raise DeviceError("no program is loaded; call load() first")
         levels = quantise(self._network.input, images) if len(images) else ()
-        reports = []
         results = np.empty((len(levels), *self._image.tensor(self._image.output).shape), np.int64)
+        self.reports = []
+
+        def take(number, offset, cycles, counters=None):
+            results[number] = self._read_output(offset)
+            self.reports.append(JobReport(cycles=cycles, counters=counters))
+
+        if self._queue and queue:
+            self._settle()
+            self._queue.run(len(levels), lambda number, offset: self._write_input(levels[number], offset), take, self.timeout)
+            return results
         for number, tensor in enumerate(levels):
-            results[number] = self._job(tensor)
+            self._settle()
+            self._write_input(tensor)
+            self._job(number)
             counters = self.counters()
-            reports.append(JobReport(cycles=counters["cycles"], counters=counters))
-        self.reports = reports
+            take(number, 0, counters["cycles"], counters)
         return results
 
-    def _job(self, tensor):
-        image, config = self._image, self._image.config
-        source, result = image.tensor(image.input), image.tensor(image.output)
-        self._settle()
-        self._device.write_memory(source.base * config.line_bytes, encode_tensor(tensor, source, config).tobytes())
-        self.write("status", _bit("status", "finished"))
-        self.write("control", _bit("control", "start") | _bit("control", "interrupt_enable"))
+    def _write_input(self, levels, offset=0):
+        """Put an image into memory, ``offset`` bytes behind where the program image has it."""
+        config, tensor = self._image.config, self._image.tensor(self._image.input)
+        self._device.write_memory(tensor.base * config.line_bytes + offset, encode_tensor(levels, tensor, config).tobytes())
+
+    def _read_output(self, offset):
+        config, tensor = self._image.config, self._image.tensor(self._image.output)
+        found = self._device.read_memory(tensor.base * config.line_bytes + offset, tensor.lines * config.line_bytes)
+        return decode_tensor(np.frombuffer(found, np.uint8).reshape(-1, config.line_bytes), dataclasses.replace(tensor, base=0), config)
+
+    def _job(self, number):
+        """Start a job and wait for its end."""
+        self.write("status", bit("status", "finished"))
+        self.write("control", bit("control", "start") | bit("control", "interrupt_enable"))
         if not self._device.wait_interrupt(self.timeout):
             self.reset()
-            raise TimedOut(f"the job did not end within {self.timeout:g} s; it was stopped")
+            raise TimedOut(f"image {number}: the job did not end within {self.timeout:g} s; it was stopped", number)
         word = self.read("status")
-        self.write("status", _bit("status", "finished"))
-        status = Status(_field("status", "code", word))
+        self.write("status", bit("status", "finished"))
+        status = Status(field("status", "code", word))
         if status != Status.DONE:
-            raise JobError(status, _field("status", "layer", word))
-        found = self._device.read_memory(result.base * config.line_bytes, result.lines * config.line_bytes)
-        lines = np.frombuffer(found, np.uint8).reshape(-1, config.line_bytes)
-        return decode_tensor(lines, _at_zero(result), config)
+            raise JobError(status, field("status", "layer", word), number)
 
     def _settle(self):
         """Wait until nothing of an earlier job is under way.
@@ -190,24 +210,26 @@ class Accelerator:
         still come.
         """
         end = time.monotonic() + self.timeout
-        while _field("status", "busy", self.read("status")):
+        while field("status", "busy", self.read("status")):
             if time.monotonic() > end:
                 self.reset()
                 raise TimedOut(f"an earlier job was still under way after {self.timeout:g} s; it was stopped")
             time.sleep(_POLL_SECONDS)
 
     def reset(self):
-        """Stop whatever runs (soft reset) and wait until the accelerator is ready again.
+        """Stop whatever runs (flush of the queue, soft reset) and wait until the accelerator is ready again.
 
         Raises
         ------
         DeviceError
             When it stays busy: the memory owes an answer that never comes.
         """
-        self.write("control", _bit("control", "soft_reset"))
+        if self._queue:
+            self._queue.flush()         # while it works, it alone may write the registers of jobs
+        self.write("control", bit("control", "soft_reset"))
         for _ in range(1000):
-            if not _field("status", "busy", self.read("status")):
-                self.write("status", _bit("status", "finished"))
+            if not field("status", "busy", self.read("status")):
+                self.write("status", bit("status", "finished"))
                 return
         raise DeviceError("the accelerator stays busy after a soft reset: its memory does not answer")
 
@@ -220,8 +242,3 @@ class Accelerator:
 
     def __exit__(self, *_):
         self.close()
-
-
-def _at_zero(tensor):
-    """The same tensor in a memory that begins with it."""
-    return dataclasses.replace(tensor, base=0)

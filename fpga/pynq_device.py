@@ -86,8 +86,7 @@ class PynqDevice(Device):
         address = int(self._buffer.device_address)
         if address % PAGE_BYTES:
             raise DeviceError(f"the buffer begins at {address:#x}, not at a page of {PAGE_BYTES} bytes")
-        for name in ("program_page", "tensor_page"):
-            self.write_register(registers.register(name).offset, address // PAGE_BYTES)
+        self.page = address // PAGE_BYTES
         if interrupt or interrupt is None:
             self._interrupt = self._open_interrupt(required=bool(interrupt))
 
@@ -138,16 +137,16 @@ class PynqDevice(Device):
         part[:] = np.frombuffer(content, np.uint8)
         part.flush()
 
-    def wait_interrupt(self, timeout):
+    def wait_interrupt(self, timeout, *, queued=False):
         if self._interrupt is None:
-            return self._poll_finished(timeout)
+            return self._poll_finished(timeout, queued)
         end = time.monotonic() + timeout
         while True:
             os.write(self._interrupt, (1).to_bytes(4, "little"))       # let it come through; the kernel masks it each time
             if not select.select([self._interrupt], [], [], max(0.0, end - time.monotonic()))[0]:
                 return False
             os.read(self._interrupt, 4)
-            if self._finished():        # and not that of a job before
+            if self._finished(queued):      # and not that of a job before
                 return True
 
     def close(self):

@@ -68,8 +68,8 @@ class UartDevice(Device):
             raise BusError(f"the board has no memory at {address:#x} or shortly behind it; memory_bytes = {self.memory_bytes:#x} is more than it has")
         return words
 
-    def wait_interrupt(self, timeout):
-        """Polls ``status.finished``: the line has no interrupt."""
+    def wait_interrupt(self, timeout, *, queued=False):
+        """Polls ``status.finished``: the line has no interrupt, and the system behind it no queue."""
         return self._poll_finished(timeout)
 
     def close(self):

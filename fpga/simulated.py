@@ -3,9 +3,10 @@ import time
 
 import numpy as np
 
+from neuroflex.axi import PAGE_BYTES
 from neuroflex.fpga.device import BusError, Device
 
-__all__ = ["SimulatedDevice"]
+__all__ = ["SimulatedDevice", "SimulatedShell"]
 
 _CYCLES_AT_A_TIME = 1 << 18
 
@@ -52,7 +53,8 @@ class SimulatedDevice(Device):
         self._check_range(address, len(content))
         self._memory[address:address + len(content)] = np.frombuffer(content, np.uint8)
 
-    def wait_interrupt(self, timeout):
+    def wait_interrupt(self, timeout, *, queued=False):
+        """That of jobs: there is no queue."""
         end = time.monotonic() + timeout
         while not self._rtl.wait(_CYCLES_AT_A_TIME):
             if time.monotonic() > end:
@@ -61,3 +63,62 @@ class SimulatedDevice(Device):
 
     def close(self):
         self._rtl.close()
+
+
+class SimulatedShell(Device):
+    """The same behind its AXI shell, as on a Zynq board: registers through AXI4-Lite, memory through bursts, and a queue of jobs.
+
+    Parameters
+    ----------
+    config : ArchConfig
+    shell : AxiConfig
+    memory_bytes : int
+        Whole pages of 4096 bytes.
+    latency : int
+        Of memory, in cycles.
+    **options
+        Of :class:`~neuroflex.tb.axi_system.AxiSystem`.
+
+    Attributes
+    ----------
+    system : AxiSystem
+        What is simulated: how memory behaves, the cycle it is in.
+    """
+
+    def __init__(self, config, shell, *, memory_bytes=16 << 20, latency=20, **options):
+        from neuroflex.tb import axi_system
+
+        self.system = axi_system.AxiSystem(config, shell, memory_bytes=memory_bytes, latency=latency, **options)
+        self.system.manners(decodes=True)
+        self.memory_bytes, self.page = memory_bytes, self.system.base // PAGE_BYTES
+        self._refused = axi_system.BusError
+
+    def read_register(self, offset):
+        try:
+            return self.system.read(offset)
+        except self._refused as error:
+            raise BusError(str(error)) from None
+
+    def write_register(self, offset, value):
+        try:
+            self.system.write(offset, value)
+        except self._refused as error:
+            raise BusError(str(error)) from None
+
+    def read_memory(self, address, count):
+        self._check_range(address, count)
+        return self.system.memory[address:address + count].tobytes()
+
+    def write_memory(self, address, content):
+        self._check_range(address, len(content))
+        self.system.memory[address:address + len(content)] = np.frombuffer(content, np.uint8)
+
+    def wait_interrupt(self, timeout, *, queued=False):
+        end = time.monotonic() + timeout
+        while self.system.wait(_CYCLES_AT_A_TIME, until_interrupt=True) == _CYCLES_AT_A_TIME:
+            if time.monotonic() > end:
+                return False
+        return True
+
+    def close(self):
+        self.system.close()

@@ -28,7 +28,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 # What the driver imports on the board, where there is neither Amaranth nor Numba.
 _DRIVER = ("__init__", "atomic", "axi", "config", "formats", "registers", "compiler/__init__", "compiler/image", "compiler/network", "fpga/__init__", "fpga/device",
-           "fpga/driver", "fpga/pynq_device", "sim/network", "sim/numerics")
+           "fpga/driver", "fpga/job_queue", "fpga/pynq_device", "sim/network", "sim/numerics")
 _SLOW = """\
 if {[get_property SLACK [get_timing_paths -max_paths 1]] < 0} {
     error "timing is not met: see neuroflex_timing.rpt; build again with a lower --clock"

@@ -38,6 +38,7 @@ from neuroflex.tb.bench import Bench
 TINY = PRESETS["tiny"]
 BASE = BASE_ADDRESS
 AFI = 0xF800_8000
+POLLED = {registers.register(name).offset for name in ("status", "queue_result")}
 ROOT = Path(__file__).parent.parent
 
 
@@ -93,7 +94,7 @@ class Board:
                     board.system.write(offset, data)
 
             def _pass_time(self, offset):
-                if offset == registers.register("status").offset:
+                if offset in POLLED:
                     board.system.wait(2000)
 
         class Overlay:
@@ -160,8 +161,8 @@ def board(request, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("board", ["shell", pytest.param("zynq", marks=pytest.mark.long)], indirect=True)
 def test_batch_equals_the_golden_model(board, digits_program, digits):
-    """Polled, with the port set to 64 bits; memory arrives through flush and invalidate alone."""
-    images = digits.examples.test_images[:2]
+    """Polled, with the port set to 64 bits; memory arrives through flush and invalidate alone. More images than the queue takes."""
+    images = digits.examples.test_images[:6]
     with fpga.open("pynq", overlay=board.bitstream, memory_bytes=1 << 20) as accelerator:
         assert board.afi == {0x00: 0, 0x14: 0xF00}
         assert accelerator.device.clock_mhz == 100
@@ -174,9 +175,9 @@ def test_batch_equals_the_golden_model(board, digits_program, digits):
 
 
 def test_interrupt(board, digits_program, digits, monkeypatch):
-    """Through user-space I/O, for which a pipe stands in. An interrupt left over from before a job is not its end."""
+    """Through user-space I/O, for which a pipe stands in. An interrupt left over from before a job is not its end, whether it was queued or started directly."""
     with PynqDevice(board.bitstream, memory_bytes=1 << 20) as device:
-        monkeypatch.setattr(device, "_finished", lambda: True)
+        monkeypatch.setattr(device, "_finished", lambda queued: True)
         assert device.wait_interrupt(0)                     # the kernel has no such device: polling
     with pytest.raises(fpga.DeviceError, match="interrupt 61 cannot be waited for: no device of user-space I/O has it"):
         PynqDevice(board.bitstream, memory_bytes=1 << 20, interrupt=True)
@@ -196,8 +197,10 @@ def test_interrupt(board, digits_program, digits, monkeypatch):
     images = digits.examples.test_images[:1]
     with fpga.open("pynq", overlay=board.bitstream, memory_bytes=1 << 20) as accelerator:
         accelerator.load(digits_program)
-        np.testing.assert_array_equal(accelerator(images), evaluate(digits, images).output)
-        assert len(events) == 2 and events[0][:4] == b"\1\0\0\0"          # let through before each wait
+        for queue in (True, False):
+            events.clear()
+            np.testing.assert_array_equal(accelerator(images, queue=queue), evaluate(digits, images).output)
+            assert len(events) == 2 and events[0][:4] == b"\1\0\0\0"      # let through before each wait
         assert not accelerator.device.wait_interrupt(0)
 
 
@@ -247,7 +250,7 @@ def test_real_package(tmp_path, digits_program, digits):
     content = {"neuroflex.hwh": hardware_handoff(base=BASE, clock_mhz=100, design="neuroflex").encode(), "neuroflex.bit": bit_header() + bytes.fromhex("aa995566") + bytes(64)}
     with zipfile.ZipFile(io.BytesIO(archive(content, BOARDS["pynq_z2"], report, digits))) as zipped:
         zipped.extractall(tmp_path)
-    images = digits.examples.test_images[:2]
+    images = digits.examples.test_images[:6]
     np.save(tmp_path / "images.npy", images)
     with AxiSystem(TINY, AxiConfig(jobs=4), quick=True) as system, Listener(("127.0.0.1", 0), authkey=b"pynq") as listener:
         arguments = [real_pynq(), ROOT / "tests" / "real_pynq.py", tmp_path / "neuroflex_pynq_z2", listener.address[1], tmp_path / "images.npy", tmp_path / "levels.npy"]
@@ -274,7 +277,7 @@ def serve(listener, child, system):
                 return
             answer = None
             if what == "read":
-                if at - BASE == registers.register("status").offset:
+                if at - BASE in POLLED:
                     system.wait(2000)
                 answer = system.read(at - BASE)
             elif what == "write":
