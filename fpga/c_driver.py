@@ -52,11 +52,13 @@ def c_program(image, name):
     Raises
     ------
     ValueError
-        When ``name`` is no identifier.
+        When ``name`` is no identifier, or the tensors do not begin as zeros.
     """
     if not name.isascii() or not name.isidentifier():
         raise ValueError(f"{name!r} is no C identifier; give a name of letters, digits and _")
-    config, content = image.config, image.memory.tobytes().rstrip(b"\0")
+    config, content, line = image.config, image.memory.tobytes().rstrip(b"\0"), min(tensor.base for tensor in image.tensors)
+    if image.memory[line:].any():
+        raise ValueError("the program's tensors must begin as zeros: there is one set of them for each job in the queue")
     words = registers.config_words(config)
     lines = ["/* A program of the NeuroFlex accelerator; generated, do not edit. */", '#include "neuroflex.h"', ""]
     for what in ("input", "output"):
@@ -65,7 +67,7 @@ def c_program(image, name):
     lines += ["static const uint8_t content[] = {", *_wrapped(", ".join(map(str, content))), "};", "",
               f"const struct neuroflex_program {name} = {{",
               f'    .name = "{_c_text(str(image.about.get("name", name)))}", .config0 = 0x{words["config0"]:08X}u, .config1 = 0x{words["config1"]:08X}u, .config2 = 0x{words["config2"]:08X}u,',
-              f"    .line_bytes = {config.line_bytes}, .first_descriptor = {image.descriptors[0]}, .memory_bytes = {image.memory.nbytes},",
+              f"    .line_bytes = {config.line_bytes}, .first_descriptor = {image.descriptors[0]}, .tensor_line = {line}, .memory_bytes = {image.memory.nbytes},",
               "    .content_bytes = sizeof content, .content = content,"]
     for what in ("input", "output"):
         tensor = image.tensor(getattr(image, what))

@@ -1,5 +1,6 @@
 """The registers of an accelerator whose memory still settles after a watchdog, for the drivers' tests."""
 from neuroflex import registers
+from neuroflex.axi import AxiConfig
 from neuroflex.formats import Status
 
 __all__ = ["SettlingRegisters"]
@@ -19,7 +20,7 @@ class SettlingRegisters:
 
     def __init__(self, config, polls=0):
         self.polls, self.early, self.finished = polls, [], False
-        self._words = {"identity": registers.IDENTITY, "version": registers.VERSION, **registers.config_words(config)}
+        self._words = {"identity": registers.IDENTITY, "version": registers.VERSION, **registers.config_words(config), **registers.shell_words(AxiConfig())}
         self._names = {register.offset: register.name for register in registers.REGISTERS + registers.SHELL_REGISTERS}
 
     def read(self, offset):

@@ -25,7 +25,7 @@ from neuroflex.tb.settling import SettlingRegisters
 TINY = PRESETS["tiny"]
 SHELL = AxiConfig(jobs=4)
 FLAGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-O1", "-shared", "-fPIC")
-BUS, WRONG_DEVICE, WRONG_CONFIG, MEMORY, LEVEL, TIMEOUT, JOB, STUCK, NO_PROGRAM = range(-1, -10, -1)
+BUS, WRONG_DEVICE, WRONG_CONFIG, MEMORY, LEVEL, TIMEOUT, JOB, STUCK, NO_PROGRAM, UNDER_WAY, EMPTY = range(-1, -12, -1)
 
 _Read = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))
 _Write = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
@@ -38,7 +38,7 @@ class Driver(ctypes.Structure):
 
     _fields_ = [("read32", _Read), ("write32", _Write), ("context", ctypes.c_void_p), ("memory", ctypes.c_void_p), ("memory_bytes", ctypes.c_uint32),
                 ("bus_address", ctypes.c_uint64), ("idle", _Idle), ("flush", _Sync), ("invalidate", _Sync), ("program", ctypes.c_void_p),
-                ("status", ctypes.c_int), ("descriptor", ctypes.c_uint32)]
+                ("status", ctypes.c_int), *((name, ctypes.c_uint32) for name in ("descriptor", "places", "under_way", "cycles", "next", "stride"))]
 
 
 class Board:
@@ -78,6 +78,13 @@ class Board:
         """What the function returns, and the levels."""
         levels, found = np.ascontiguousarray(tensor, np.uint8), np.full(shape, 255, np.uint8)
         return self.call("run", ctypes.c_void_p(levels.ctypes.data), ctypes.c_void_p(found.ctypes.data), ctypes.c_uint32(polls)), found
+
+    def batch(self, tensors, shape, polls=5000):
+        """What the function returns, how many are done, and the levels."""
+        levels, found, done = np.ascontiguousarray(tensors, np.uint8), np.full((len(tensors), *shape), 255, np.uint8), ctypes.c_uint32(99)
+        error = self.call("run_batch", ctypes.c_void_p(levels.ctypes.data), ctypes.c_void_p(found.ctypes.data), ctypes.c_uint32(len(tensors)), ctypes.c_uint32(polls),
+                          ctypes.byref(done))
+        return error, done.value, found
 
     def count(self, name):
         value = ctypes.c_uint64()
@@ -121,7 +128,8 @@ def test_golden_outputs(library, system, digits_program, digits):
     want = evaluate(digits, tensors, quantised=True).output
     assert board.run(tensors[0], want[0].shape)[0] == NO_PROGRAM
     assert board.call("init") == 0 and board.load("digits") == 0
-    assert board.flushed == [(0, digits_program.memory.nbytes)]
+    assert board.driver.places == 4
+    assert board.flushed == [(0, digits_program.memory.nbytes + 3 * 8192)]
     np.testing.assert_array_equal(system.memory[:digits_program.memory.nbytes], digits_program.memory.reshape(-1))
     source = digits_program.tensor(digits_program.input)
     for tensor, levels in zip(tensors, want, strict=True):
@@ -176,6 +184,75 @@ def test_timeout_stops_the_job(library, system, digits):
     np.testing.assert_array_equal(found, want)
 
 
+def test_batch_through_the_queue(library, system, digits_program, digits):
+    """More inputs than the queue takes, in order; what is wrong with one of them is told when those before it are done."""
+    board = Board(library, system)
+    tensors = quantise(digits.input, digits.examples.test_images[:6])
+    want = evaluate(digits, tensors, quantised=True).output
+    assert board.call("init") == 0
+    assert board.batch(tensors, want[0].shape)[:2] == (NO_PROGRAM, 0)
+    assert board.load("digits") == 0
+    waiting = []
+    board.driver.idle = idle = _Idle(lambda _: (waiting.append(system.read(registers.register("queue_status").offset) & 255), system.wait(1000), 0)[-1])  # noqa: F841
+    error, done, found = board.batch(tensors, want[0].shape)
+    assert (error, done, board.driver.under_way, max(waiting)) == (0, 6, 0, 3)
+    np.testing.assert_array_equal(found, want)
+    assert board.driver.cycles == board.count("cycles") > 10_000
+    assert board.batch(tensors[:0], want[0].shape)[:2] == (0, 0)
+    wrong = tensors[:4].copy()
+    wrong[2, 0, 0, 0] = digits_program.tensor(digits_program.input).levels + 1
+    error, done, found = board.batch(wrong, want[0].shape)
+    assert (error, done, board.driver.under_way) == (LEVEL, 2, 0)
+    np.testing.assert_array_equal(found[:2], want[:2])
+    # Jobs that change places on their way must be seen.
+    write, pushed = board.driver.write32, []
+
+    def exchange(_, offset, value):
+        if offset == registers.register("queue_push").offset:
+            value += {0: 2, 1: -2}.get(len(pushed), 0)              # a place has two pages
+            pushed.append(value)
+        return board._write(_, offset, value)
+
+    board.driver.write32 = fault = _Write(exchange)  # noqa: F841
+    assert (board.batch(tensors[:2], want[0].shape)[2] != want[:2]).any() and pushed[0] == pushed[1] + 2
+    board.driver.write32 = write
+
+
+def test_queue_step_by_step(library, system, digits):
+    """How many jobs may be under way, and what may be done meanwhile; a refused burst and a timeout in the middle leave nothing, and the next job is good."""
+    board = Board(library, system)
+    tensors = np.ascontiguousarray(quantise(digits.input, digits.examples.test_images[:2]), np.uint8)
+    want = evaluate(digits, tensors, quantised=True).output
+    found = np.zeros(want.shape, np.uint8)
+
+    def submit(number):
+        return board.call("submit", ctypes.c_void_p(tensors[number].ctypes.data))
+
+    def collect(number, polls=5000):
+        return board.call("collect", ctypes.c_void_p(found[number].ctypes.data), ctypes.c_uint32(polls))
+
+    assert board.call("init") == 0 and submit(0) == NO_PROGRAM and board.load("digits") == 0
+    assert collect(0) == EMPTY
+    assert [submit(number % 2) for number in range(5)] == [0, 0, 0, 0, UNDER_WAY]
+    assert board.run(tensors[0], want[0].shape)[0] == board.load("digits") == board.call("start") == board.batch(tensors, want[0].shape)[0] == UNDER_WAY
+    assert collect(0) == 0 and collect(1) == 0 and board.driver.under_way == 2
+    np.testing.assert_array_equal(found, want)
+    system.refuse(read=40)
+    assert collect(0) == JOB and board.driver.status == Status.BUS_ERROR and board.driver.under_way == 0
+    assert submit(0) == submit(1) == 0
+    assert collect(0) == 0 and collect(1, polls=2) == TIMEOUT and board.driver.under_way == 0 and collect(1) == EMPTY
+    error, levels = board.run(tensors[1], want[1].shape)
+    assert error == 0
+    np.testing.assert_array_equal(levels, want[1])
+
+
+def test_programs_whose_tensors_are_not_empty(digits_program):
+    memory = digits_program.memory.copy()
+    memory[-1] = 1
+    with pytest.raises(ValueError, match="tensors must begin as zeros"):
+        c_program(dataclasses.replace(digits_program, memory=memory), "digits")
+
+
 class Settling(SettlingRegisters):
     """In place of a system, with memory that nobody reads."""
 
@@ -219,7 +296,7 @@ def test_devices_that_are_none(library, system):
 
 
 def test_every_code_has_words(library):
-    texts = [Board.text(type("Any", (), {"library": library}), "error", error) for error in range(0, -10, -1)]
+    texts = [Board.text(type("Any", (), {"library": library}), "error", error) for error in range(0, -12, -1)]
     texts += [Board.text(type("Any", (), {"library": library}), "status", status) for status in Status]
     assert len(set(texts)) == len(texts) and "None" not in texts and not any("unknown error" in text or text == "unknown status" for text in texts)
 

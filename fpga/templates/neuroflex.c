@@ -45,6 +45,8 @@ static int wait_clear(struct neuroflex *nf, uint32_t offset, uint32_t mask)
    until then a start is ignored, and writes that were promised still come. The first write is refused while the queue works. */
 static int settle(struct neuroflex *nf)
 {
+    if (nf->under_way)
+        return NEUROFLEX_UNDER_WAY;
     TRY(put(nf, NEUROFLEX_STATUS, NEUROFLEX_STATUS_FINISHED_MASK));
     TRY(wait_clear(nf, NEUROFLEX_STATUS, NEUROFLEX_STATUS_BUSY_MASK));
     return put(nf, NEUROFLEX_STATUS, NEUROFLEX_STATUS_FINISHED_MASK);
@@ -55,9 +57,15 @@ static uint32_t tensor_bytes(const struct neuroflex_program *program, const stru
     return tensor->height * tensor->width * tensor->chunks * CHUNK_LINES * program->line_bytes;
 }
 
-static uint8_t *tensor_start(struct neuroflex *nf, const struct neuroflex_tensor *tensor)
+/* In place 0 tensors are where the program has them. The other places follow the program, whole pages apart. */
+static uint8_t *tensor_start(struct neuroflex *nf, const struct neuroflex_tensor *tensor, uint32_t place)
 {
-    return nf->memory + (size_t)tensor->base * nf->program->line_bytes;
+    return nf->memory + (size_t)tensor->base * nf->program->line_bytes + (size_t)place * nf->stride;
+}
+
+static uint32_t levels_of(const struct neuroflex_tensor *tensor)
+{
+    return tensor->channels * tensor->height * tensor->width;
 }
 
 int neuroflex_init(struct neuroflex *nf)
@@ -65,6 +73,7 @@ int neuroflex_init(struct neuroflex *nf)
     uint32_t identity, version;
 
     nf->program = NULL;
+    nf->places = nf->under_way = nf->cycles = nf->next = nf->stride = 0;
     nf->status = NEUROFLEX_STATUS_NONE;
     nf->descriptor = 0;
     if (nf->bus_address % PAGE_BYTES)
@@ -80,8 +89,10 @@ int neuroflex_init(struct neuroflex *nf)
 
 int neuroflex_load(struct neuroflex *nf, const struct neuroflex_program *program)
 {
-    uint32_t config0, config1, config2, page = (uint32_t)(nf->bus_address / PAGE_BYTES);
+    uint32_t config0, config1, config2, shell, bytes, page = (uint32_t)(nf->bus_address / PAGE_BYTES);
 
+    if (nf->under_way)
+        return NEUROFLEX_UNDER_WAY;
     nf->program = NULL;
     TRY(get(nf, NEUROFLEX_CONFIG0, &config0));
     TRY(get(nf, NEUROFLEX_CONFIG1, &config1));
@@ -92,19 +103,30 @@ int neuroflex_load(struct neuroflex *nf, const struct neuroflex_program *program
         return NEUROFLEX_MEMORY;
     TRY(settle(nf));
     memcpy(nf->memory, program->content, program->content_bytes);
-    memset(nf->memory + program->content_bytes, 0, program->memory_bytes - program->content_bytes);
+    TRY(get(nf, NEUROFLEX_SHELL, &shell));
+    if (!FIELD(SHELL, JOBS, shell))
+        return NEUROFLEX_WRONG_DEVICE;
+    nf->stride = (program->memory_bytes - program->tensor_line * program->line_bytes + PAGE_BYTES - 1u) / PAGE_BYTES * PAGE_BYTES;
+    nf->places = 1u + (nf->memory_bytes - program->memory_bytes) / nf->stride;
+    if (nf->places > FIELD(SHELL, JOBS, shell))
+        nf->places = FIELD(SHELL, JOBS, shell);
+    nf->next = 0;
+    bytes = program->memory_bytes + (nf->places - 1u) * nf->stride;
+    memset(nf->memory + program->content_bytes, 0, bytes - program->content_bytes);
     if (nf->flush)
-        nf->flush(nf->context, nf->memory, program->memory_bytes);
-    /* Program and tensors lie in one piece, so both have the same page. */
+        nf->flush(nf->context, nf->memory, bytes);
+    /* Program and the tensors of place 0 lie in one piece, so both have the same page. */
     TRY(put(nf, NEUROFLEX_PROGRAM_PAGE, page));
     TRY(put(nf, NEUROFLEX_TENSOR_PAGE, page));
+    TRY(put(nf, NEUROFLEX_TENSOR_LINE, program->tensor_line));
+    TRY(put(nf, NEUROFLEX_QUEUE_PROGRAM, program->first_descriptor));
     TRY(put(nf, NEUROFLEX_PROGRAM, program->first_descriptor));
     nf->program = program;
     return NEUROFLEX_OK;
 }
 
 /* A chunk is a mask of its positions that are not zero, and their values, packed: docs/formats.md. */
-int neuroflex_write_input(struct neuroflex *nf, const uint8_t *levels)
+static int write_input(struct neuroflex *nf, const uint8_t *levels, uint32_t place)
 {
     const struct neuroflex_program *program = nf->program;
     const struct neuroflex_tensor *tensor;
@@ -120,7 +142,7 @@ int neuroflex_write_input(struct neuroflex *nf, const uint8_t *levels)
         if (levels[at] > tensor->levels)
             return NEUROFLEX_LEVEL;
     for (at = 0; at < area; at++) {
-        uint8_t *spine = tensor_start(nf, tensor) + (size_t)at * spine_bytes;
+        uint8_t *spine = tensor_start(nf, tensor, place) + (size_t)at * spine_bytes;
         uint32_t chunk;
 
         memset(spine, 0, spine_bytes);
@@ -146,11 +168,16 @@ int neuroflex_write_input(struct neuroflex *nf, const uint8_t *levels)
         }
     }
     if (nf->flush)
-        nf->flush(nf->context, tensor_start(nf, tensor), tensor_bytes(program, tensor));
+        nf->flush(nf->context, tensor_start(nf, tensor, place), tensor_bytes(program, tensor));
     return NEUROFLEX_OK;
 }
 
-int neuroflex_read_output(struct neuroflex *nf, uint8_t *levels)
+int neuroflex_write_input(struct neuroflex *nf, const uint8_t *levels)
+{
+    return nf->under_way ? NEUROFLEX_UNDER_WAY : write_input(nf, levels, 0);
+}
+
+static int read_output(struct neuroflex *nf, uint8_t *levels, uint32_t place)
 {
     const struct neuroflex_program *program = nf->program;
     const struct neuroflex_tensor *tensor;
@@ -162,17 +189,22 @@ int neuroflex_read_output(struct neuroflex *nf, uint8_t *levels)
     area = tensor->height * tensor->width;
     chunk_bits = 8u * program->line_bytes;
     if (nf->invalidate)
-        nf->invalidate(nf->context, tensor_start(nf, tensor), tensor_bytes(program, tensor));
+        nf->invalidate(nf->context, tensor_start(nf, tensor, place), tensor_bytes(program, tensor));
     for (at = 0; at < area; at++)
         for (channel = 0; channel < tensor->channels; channel++) {
             uint32_t position = tensor->positions[channel], target = position % chunk_bits, bit, count = 0;
-            const uint8_t *mask = tensor_start(nf, tensor) + (size_t)(at * tensor->chunks + position / chunk_bits) * CHUNK_LINES * program->line_bytes;
+            const uint8_t *mask = tensor_start(nf, tensor, place) + (size_t)(at * tensor->chunks + position / chunk_bits) * CHUNK_LINES * program->line_bytes;
 
             for (bit = 0; bit < target; bit++)
                 count += mask[bit / 8] >> bit % 8 & 1;
             levels[channel * area + at] = mask[target / 8] >> target % 8 & 1 ? mask[program->line_bytes + count] : 0;
         }
     return NEUROFLEX_OK;
+}
+
+int neuroflex_read_output(struct neuroflex *nf, uint8_t *levels)
+{
+    return nf->under_way ? NEUROFLEX_UNDER_WAY : read_output(nf, levels, 0);
 }
 
 int neuroflex_start(struct neuroflex *nf)
@@ -225,8 +257,80 @@ int neuroflex_run(struct neuroflex *nf, const uint8_t *input, uint8_t *output, u
     return neuroflex_read_output(nf, output);
 }
 
+int neuroflex_submit(struct neuroflex *nf, const uint8_t *input)
+{
+    if (!nf->program)
+        return NEUROFLEX_NO_PROGRAM;
+    if (nf->under_way == nf->places)
+        return NEUROFLEX_UNDER_WAY;
+    if (!nf->under_way) {
+        TRY(settle(nf));
+        TRY(put(nf, NEUROFLEX_QUEUE_CONTROL, NEUROFLEX_QUEUE_CONTROL_INTERRUPT_ENABLE_MASK));
+    }
+    TRY(write_input(nf, input, nf->next));
+    TRY(put(nf, NEUROFLEX_QUEUE_PUSH, (uint32_t)((nf->bus_address + (uint64_t)nf->next * nf->stride) / PAGE_BYTES)));
+    nf->next = (nf->next + 1u) % nf->places;
+    nf->under_way++;
+    return NEUROFLEX_OK;
+}
+
+int neuroflex_collect(struct neuroflex *nf, uint8_t *output, uint32_t polls)
+{
+    uint32_t word, place;
+
+    if (!nf->under_way)
+        return NEUROFLEX_EMPTY;
+    nf->status = NEUROFLEX_STATUS_NONE;
+    while (polls--) {
+        TRY(get(nf, NEUROFLEX_QUEUE_RESULT, &word));
+        if (FIELD(QUEUE_RESULT, VALID, word)) {
+            TRY(get(nf, NEUROFLEX_QUEUE_RESULT_CYCLES, &nf->cycles));
+            TRY(put(nf, NEUROFLEX_QUEUE_RESULT, NEUROFLEX_QUEUE_RESULT_VALID_MASK));
+            nf->status = (enum neuroflex_status)FIELD(QUEUE_RESULT, CODE, word);
+            nf->descriptor = FIELD(QUEUE_RESULT, LAYER, word);
+            if (nf->status != NEUROFLEX_STATUS_DONE) {
+                TRY(neuroflex_reset(nf));
+                return NEUROFLEX_JOB;
+            }
+            place = (nf->next + nf->places - nf->under_way) % nf->places;
+            nf->under_way--;
+            return read_output(nf, output, place);
+        }
+        if (nf->idle && nf->idle(nf->context))
+            break;
+    }
+    TRY(neuroflex_reset(nf));
+    return NEUROFLEX_TIMEOUT;
+}
+
+int neuroflex_run_batch(struct neuroflex *nf, const uint8_t *inputs, uint8_t *outputs, uint32_t count, uint32_t polls, uint32_t *done)
+{
+    uint32_t submitted = 0;
+    int failed = NEUROFLEX_OK;
+
+    *done = 0;
+    if (!nf->program)
+        return NEUROFLEX_NO_PROGRAM;
+    if (nf->under_way)
+        return NEUROFLEX_UNDER_WAY;
+    while (*done < count) {
+        while (!failed && submitted < count && nf->under_way < nf->places) {
+            failed = neuroflex_submit(nf, inputs + (size_t)submitted * levels_of(&nf->program->input));
+            if (!failed)
+                submitted++;
+        }
+        if (*done == submitted)
+            break;
+        /* An input that was refused is told once those before it are done. */
+        TRY(neuroflex_collect(nf, outputs + (size_t)*done * levels_of(&nf->program->output), polls));
+        ++*done;
+    }
+    return failed;
+}
+
 int neuroflex_reset(struct neuroflex *nf)
 {
+    nf->under_way = nf->next = 0;
     /* While the queue works, it alone may write the registers of jobs. */
     TRY(put(nf, NEUROFLEX_QUEUE_CONTROL, NEUROFLEX_QUEUE_CONTROL_FLUSH_MASK));
     TRY(wait_clear(nf, NEUROFLEX_QUEUE_STATUS, NEUROFLEX_QUEUE_STATUS_RUNNING_MASK));
@@ -258,6 +362,8 @@ const char *neuroflex_error_text(int error)
     case NEUROFLEX_JOB: return "the job ended with an error";
     case NEUROFLEX_STUCK: return "the accelerator stays busy: a job runs, or its memory does not answer";
     case NEUROFLEX_NO_PROGRAM: return "no program is loaded";
+    case NEUROFLEX_UNDER_WAY: return "jobs of the queue are under way; collect them first";
+    case NEUROFLEX_EMPTY: return "no job of the queue is under way";
     }
     return "unknown error";
 }

@@ -5,6 +5,7 @@
  *
  *     struct neuroflex nf = {.read32 = ..., .write32 = ..., .memory = ..., .memory_bytes = ..., .bus_address = ...};
  *     if (!neuroflex_init(&nf) && !neuroflex_load(&nf, &digits) && !neuroflex_run(&nf, levels_in, levels_out, 1000000)) ...
+ *     if (!neuroflex_run_batch(&nf, images, answers, 100, 1000000, &done)) ...
  *
  * A program (`digits`) is C source that `neuroflex embed` makes of a program image.
  */
@@ -28,7 +29,9 @@ enum neuroflex_error {
     NEUROFLEX_TIMEOUT = -6,         /* the job did not end in time; it was stopped, and the next one can start */
     NEUROFLEX_JOB = -7,             /* the job ended with an error: see `status` and `descriptor` */
     NEUROFLEX_STUCK = -8,           /* stays busy: a job runs, or its memory owes an answer */
-    NEUROFLEX_NO_PROGRAM = -9       /* neuroflex_load comes first */
+    NEUROFLEX_NO_PROGRAM = -9,      /* neuroflex_load comes first */
+    NEUROFLEX_UNDER_WAY = -10,      /* jobs of the queue are under way: neuroflex_collect comes first */
+    NEUROFLEX_EMPTY = -11           /* there is nothing to collect */
 };
 
 /* Why a job ended. */
@@ -55,6 +58,7 @@ struct neuroflex_program {
     uint32_t config0, config1, config2;     /* registers of the accelerator that it was compiled for */
     uint32_t line_bytes;
     uint32_t first_descriptor;      /* line address */
+    uint32_t tensor_line;           /* line address from which on there are tensors, and nothing else */
     uint32_t memory_bytes;          /* of memory, tensors included */
     uint32_t content_bytes;         /* of `content`; memory behind it begins as zeros */
     const uint8_t *content;
@@ -80,12 +84,16 @@ struct neuroflex {
     const struct neuroflex_program *program;    /* the one that is loaded */
     enum neuroflex_status status;               /* of the last job */
     uint32_t descriptor;                        /* number of the program's descriptor at which it ended */
+    uint32_t places;                            /* jobs that may be in the queue: it holds as many, and memory has room for their tensors */
+    uint32_t under_way;                         /* jobs that are */
+    uint32_t cycles;                            /* of the last job that was collected, lower 32 bits */
+    uint32_t next, stride;                      /* of the driver: place of the next job, bytes from one place to the next */
 };
 
 /* Check that a NeuroFlex answers, and stop whatever it does. */
 int neuroflex_init(struct neuroflex *nf);
 
-/* Put a program into memory. `program` is kept, not copied. */
+/* Put a program into memory, and zeros where jobs of the queue have their tensors. `program` is kept, not copied. */
 int neuroflex_load(struct neuroflex *nf, const struct neuroflex_program *program);
 
 /* Run one job: levels[channels][height][width] in and out; `polls`: how often to look whether it has ended. */
@@ -99,7 +107,16 @@ int neuroflex_poll(struct neuroflex *nf, int *finished);
 int neuroflex_wait(struct neuroflex *nf, uint32_t polls);
 int neuroflex_read_output(struct neuroflex *nf, uint8_t *levels);
 
-/* Soft reset: the job is abandoned, program and memory stay. */
+/* Many jobs, through the queue: while one is in work the next inputs are written. `*done` counts those that ended well; when the function returns an error it is
+   the number of the input that has it. `polls`: for each of them. */
+int neuroflex_run_batch(struct neuroflex *nf, const uint8_t *inputs, uint8_t *outputs, uint32_t count, uint32_t polls, uint32_t *done);
+
+/* The same in steps: submit up to `places` jobs, collect the oldest, submit the next. After an error or a timeout of a job, and after neuroflex_reset, none is under way.
+   While some are, only these two, neuroflex_reset and neuroflex_count may be used. */
+int neuroflex_submit(struct neuroflex *nf, const uint8_t *input);
+int neuroflex_collect(struct neuroflex *nf, uint8_t *output, uint32_t polls);
+
+/* Soft reset: all jobs are abandoned, program and memory stay. */
 int neuroflex_reset(struct neuroflex *nf);
 
 /* What the hardware counted in the last job. */
