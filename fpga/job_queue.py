@@ -9,6 +9,7 @@ from neuroflex.fpga.device import DeviceError, JobError, TimedOut, bit, field
 __all__ = ["JobQueue"]
 
 _BUSY_POLLS = 1000
+_CACHE_LINE = 64        # bytes, at most, of a processor's cache: no two places share one, as one is written by the host while the other is by the accelerator
 
 
 class JobQueue:
@@ -55,7 +56,7 @@ class JobQueue:
         """
         line = min(tensor.base for tensor in image.tensors)
         tensors = image.memory[line:].tobytes()
-        self._stride = -(-len(tensors) // PAGE_BYTES) * PAGE_BYTES
+        self._stride = -(-(len(tensors) + _CACHE_LINE) // PAGE_BYTES) * PAGE_BYTES
         self.places = min(self._depth, 1 + (self._device.memory_bytes - image.memory.nbytes) // self._stride)
         for place in range(1, self.places):
             self._device.write_memory(line * image.config.line_bytes + place * self._stride, tensors)

@@ -81,7 +81,7 @@ def test_the_accelerator_does_not_wait_for_the_host(accelerator, small, monkeypa
 def test_memory_for_few_places(small, places):
     """The images share what room there is."""
     line = min(tensor.base for tensor in small.program.tensors)
-    whole = small.program.memory.nbytes + (places - 1) * -(-(small.program.memory.nbytes - line * TINY.line_bytes) // 4096) * 4096
+    whole = small.program.memory.nbytes + (places - 1) * -(-(small.program.memory.nbytes - line * TINY.line_bytes + 64) // 4096) * 4096
     with fpga.open("sim", shell=SHELL, quick=True, memory_bytes=-(-whole // 4096) * 4096) as accelerator:
         accelerator.load(small.program)
         assert accelerator._queue.places == places

@@ -6,12 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from neuroflex import fpga
+from neuroflex.axi import AxiConfig
 from neuroflex.cli import main
 from neuroflex.compare.measure import compare_network, subject_of
 from neuroflex.compiler.host import KINDS, HostStep, Operand
 from neuroflex.compiler.network import Examples, InputSpec, Layer, Network, NetworkError, Source, Window
 from neuroflex.compiler.split import Segment, SplitNetwork, load
 from neuroflex.config import PRESETS
+from neuroflex.flow import compile_network
+from neuroflex.program import program_image
 from neuroflex.sim.host import exponential, host_step
 from neuroflex.sim.network import evaluate as evaluate_whole
 from neuroflex.sim.network import quantise
@@ -210,6 +214,23 @@ def test_a_segment_alone_reads_what_it_reads_in_the_network(network):
         assert len(alone.examples.calibration_images) == 6
     with pytest.raises(NetworkError, match="has no segment 'fc1'; it has embed, qkv, fc2, classes"):
         network.alone("fc1")
+
+
+def test_driver_runs_it_segment_by_segment(network):
+    """On the simulated board: each segment's program takes the batch that the host steps before it have made, more images than the queue holds."""
+    images = network.examples.calibration_images
+    want = evaluate(network, images)
+    tensors = {"input": images}
+    with fpga.open("sim", shell=AxiConfig(jobs=4), quick=True) as accelerator:
+        for one in network.steps:
+            if isinstance(one, Segment):
+                job = compile_network(one.network, PRESETS["tiny"], policy="all_ann", calibration=images if one.source == "input" else want.tensors[one.source])
+                accelerator.load(program_image(job, policy="all_ann", seed=0))
+                tensors[one.name] = accelerator(tensors[one.source])
+            else:
+                tensors[one.name] = host_step(one, tensors)
+            assert np.array_equal(tensors[one.name], want.tensors[one.name]), one.name
+    assert len(images) > 4
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@
 #define COUNTER(number) (@COUNTER_BASE@u + 8u * (uint32_t)(number))     /* low half; the high one follows */
 #define CHUNK_LINES @CHUNK_LINES@u
 #define BUSY_POLLS 1000u
+#define CACHE_LINE 64u          /* bytes, at most: no two places share one */
 
 #define START (NEUROFLEX_CONTROL_START_MASK | NEUROFLEX_CONTROL_INTERRUPT_ENABLE_MASK)
 #define FIELD(register, field, word) (((word) & NEUROFLEX_##register##_##field##_MASK) >> NEUROFLEX_##register##_##field##_SHIFT)
@@ -106,7 +107,7 @@ int neuroflex_load(struct neuroflex *nf, const struct neuroflex_program *program
     TRY(get(nf, NEUROFLEX_SHELL, &shell));
     if (!FIELD(SHELL, JOBS, shell))
         return NEUROFLEX_WRONG_DEVICE;
-    nf->stride = (program->memory_bytes - program->tensor_line * program->line_bytes + PAGE_BYTES - 1u) / PAGE_BYTES * PAGE_BYTES;
+    nf->stride = (program->memory_bytes - program->tensor_line * program->line_bytes + CACHE_LINE + PAGE_BYTES - 1u) / PAGE_BYTES * PAGE_BYTES;
     nf->places = 1u + (nf->memory_bytes - program->memory_bytes) / nf->stride;
     if (nf->places > FIELD(SHELL, JOBS, shell))
         nf->places = FIELD(SHELL, JOBS, shell);
