@@ -178,6 +178,8 @@ def test_trained_network_runs_as_one_program():
     job = flow.compile_network(network, TINY, policy="all_ann")
     cycles = [flow.simulate_model(job, tensor).cycles for tensor in subject_of(network, images=2).parts[0].tensors]
     assert 0.9 * np.mean(cycles) < mine["baselines"]["ann_only"]["cycles"] <= 1.01 * np.mean(cycles)      # the groups of each layer are those that measured best
+    check(mine)
+    assert mine["baselines"]["hybrid"]["edp_as_chosen"] <= 1.01 * min(mine["edp"]["ann_only"], mine["edp"]["snn_only"])       # of two images, neither of which it was chosen with
     assert mine["accuracy"]["integer"] == network.metadata["accuracy_integer"] and mine["densities"].startswith("trained")
     assert [layer["layer"] for layer in mine["layers"]] == [layer.name for layer in network.layers]
 
@@ -199,6 +201,8 @@ def check(result):
     for name, one in runs.items():
         assert one["edp"] is None and one["how"] or np.isclose(one["edp"], one["cycles"] * one["energy_pj"])
         assert one["cycles"] is None or one["cycles_running"] <= one["cycles"]
+    as_chosen = runs["hybrid"]["edp_as_chosen"]         # whether the bar below also held before it was made to
+    assert edp["hybrid"] <= min(edp["ann_only"], edp["snn_only"]) and (np.isclose(as_chosen, edp["hybrid"]) if result["hybrid_schedule"] == "hybrid" else as_chosen > edp["hybrid"])
     assert np.isclose(result["cycles"], sum(result["stalls"].values())) and result["cycles"] == runs["hybrid"]["cycles"]
     assert np.isclose(result["energy_pj"], sum(layer["energy_pj"] for layer in result["layers"]))
     assert 0 < result["utilisation"] <= 1 and result["throughput_vs_random"] == runs["random"]["cycles"] / result["cycles"]

@@ -388,10 +388,12 @@ def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", lat
         return sums["cycles"] * sums["energies"][coefficients]
 
     # Schedules are chosen with calibration images; should a single mode be better on the ones that count, it is what runs.
+    as_chosen = predicted("hybrid")
     best = min(("hybrid", "ann_only", "snn_only"), key=predicted)
     if best != "hybrid":
         runs["hybrid"], by_part["hybrid"] = runs[best], by_part[best]
     measured = {policy: total(policy) | {"pes": config.ann_pes + config.snn_pes, "how": "golden cycle model"} for policy in POLICIES}
+    measured["hybrid"]["edp_as_chosen"] = as_chosen
     iso = baselines.iso_area(config)
     measured |= _iso_area(subject, config, iso, by_part, planner.costs, runs)
     measured["dense"] = _dense(subject, config)
