@@ -1,4 +1,8 @@
-"""Projects for Zynq boards: constraints and script without Vivado, hand-off file, archive. The accelerator itself is left out of the design, which makes it small."""
+"""Projects for Zynq boards: constraints and script without Vivado, hand-off file, archive.
+
+The accelerator itself is left out of the design, which makes it small: synthesis of the real one takes 18 minutes. With ``long``, the real one is generated, read by Yosys without a
+warning, and is found to be the same around the accelerator, so that what is tested without it holds; the registers behind the real bridge are read in `test_fpga_pynq.py`.
+"""
 import contextlib
 import io
 import json
@@ -15,6 +19,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 
 from neuroflex import registers
+from neuroflex.axi import Burst
 from neuroflex.cli import main
 from neuroflex.config import PRESETS
 from neuroflex.eda.yosys import run_yosys
@@ -77,7 +82,7 @@ def test_processor_has_the_pins_that_are_used(folder):
                      "check"], cwd=folder)
     assert "Resizing cell port" not in log and "ERROR" not in log
     text = (folder / "neuroflex.v").read_text()
-    pins = dict(re.findall(r"\.(\w+)\((.*?)\)[,\n]", re.search(r"^  PS7 .*?\);$", text, re.DOTALL | re.MULTILINE)[0]))
+    pins = processor(text)
     for letters, names in (("AW", "ID ADDR LEN SIZE BURST VALID READY"), ("AR", "ID ADDR LEN SIZE BURST VALID READY"), ("W", "ID DATA STRB LAST VALID READY"),
                            ("B", "ID RESP VALID READY"), ("R", "ID DATA RESP LAST VALID READY")):
         for name in names.split():
@@ -174,6 +179,46 @@ def test_archive(folder, tmp_path):
         "neuroflex.v", "neuroflex.xdc", "neuroflex.tcl", "neuroflex.hwh", "build.json")}
     assert zynq_build.archive(content, BOARDS[report["board"]], report, "digits") == packed.read_bytes()
     assert zipfile.ZipFile(io.BytesIO(packed.read_bytes())).testzip() is None
+
+
+@pytest.mark.long
+def test_the_real_design(folder, tmp_path):
+    """With the accelerator: constraints, script, ports and the processor's pins are those of the stand-in; Yosys reads all of it, without a warning, loops, or wires driven twice or not at all."""
+    project = zynq_build.vivado_project("pynq_z2", TINY, clock_mhz=100)
+    for name in ("neuroflex.xdc", "neuroflex.tcl"):
+        assert project[name] == (folder / name).read_text()
+    (tmp_path / "neuroflex.il").write_text(project["neuroflex.il"])
+    run_yosys(["read_rtlil neuroflex.il", "proc -nomux -norom", "memory_collect", "attrmap -remove generator", "write_verilog neuroflex.v"], cwd=tmp_path)
+    log = run_yosys(["read_verilog -lib +/xilinx/cells_sim.v", "read_verilog -lib +/xilinx/cells_xtra.v", "read_verilog neuroflex.v", "hierarchy -check -top neuroflex",
+                     "proc", "check -assert"], cwd=tmp_path)
+    assert "Warning" not in log and "Resizing cell port" not in log and "Found and reported 0 problems" in log
+    real, small = (modules((path / "neuroflex.v").read_text()) for path in (tmp_path, folder))
+    assert len(real) > 50 and ports(real["neuroflex"]) == ports(small["neuroflex"]) == ["  output led_0__io;"]
+    pins = processor(real["neuroflex"])
+    assert pins.keys() == processor(small["neuroflex"]).keys()
+    # All else comes from the accelerator or goes there.
+    tied = {pin: int(found[1], 16) for pin, value in pins.items() if (found := re.fullmatch(r"\d+'h(\w+)", value))}
+    each = {"BURST": Burst.INCR, "CACHE": 3, "ID": 0, "LOCK": 0, "PROT": 0, "QOS": 0, "SIZE": zynq.AXI.beat_bytes.bit_length() - 1}
+    assert tied == {f"SAXIHP0A{letter}{name}": value for letter in "RW" for name, value in each.items()} | dict.fromkeys(
+        ("SAXIHP0WID", "SAXIHP0RDISSUECAP1EN", "SAXIHP0WRISSUECAP1EN"), 0)
+    bases = {int(digits, 16) << 12 for digits in re.findall(r"port__a[wr]addr\[31:12\] != \d+'h(\w+)", real["neuroflex.fabric.bridge"])}
+    place = xml.fromstring((folder / "neuroflex.hwh").read_bytes()).find(".//MEMRANGE")
+    assert bases == {int(place.get("BASEVALUE"), 16)} and int(place.get("HIGHVALUE"), 16) == max(bases) + 0xFFF
+
+
+def modules(verilog):
+    """Module name → its text."""
+    return {name: text for text, name in re.findall(r"^(module \\?(\S+?) ?\(.*?^endmodule)", verilog, re.MULTILINE | re.DOTALL)}
+
+
+def ports(module):
+    """Declarations of a module's ports."""
+    return sorted(re.findall(r"^  (?:input|output|inout) .*?;$", module, re.MULTILINE))
+
+
+def processor(top):
+    """Pins of the processor, and what is at them."""
+    return dict(re.findall(r"\.(\w+)\((.*?) ?\)[,\n]", re.search(r"^  PS7 .*?\);$", top, re.DOTALL | re.MULTILINE)[0]))
 
 
 def test_pins():
