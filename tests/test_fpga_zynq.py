@@ -183,7 +183,7 @@ def test_archive(folder, tmp_path):
 
 @pytest.mark.long
 def test_the_real_design(folder, tmp_path):
-    """With the accelerator: constraints, script, ports and the processor's pins are those of the stand-in; Yosys reads all of it, without a warning, loops, or wires driven twice or not at all."""
+    """With the accelerator: constraints, script, ports and the processor's pins are those of the stand-in; Yosys reads all of it without a warning or a problem."""
     project = zynq_build.vivado_project("pynq_z2", TINY, clock_mhz=100)
     for name in ("neuroflex.xdc", "neuroflex.tcl"):
         assert project[name] == (folder / name).read_text()
