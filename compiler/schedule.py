@@ -341,7 +341,7 @@ def schedule(costs, machine, *, method="min_edp", seed=0, columns=None, groups_l
     columns = np.arange(len(costs.size)) if columns is None else np.asarray(columns)
     groups = 1 << groups_log2
     # In the kernels delays count as if one group did all rows, so those around are scaled up alike.
-    context = np.array([around[0], around[1] * groups, costs.floor(machine.pes) * groups, *costs.taking])
+    context = np.array([around[0] + costs.reading, around[1] * groups, costs.floor(machine.pes) * groups, *costs.taking])
 
     def attempt(snn_pes, start):
         some = replace(machine, snn_pes=snn_pes)
@@ -408,7 +408,7 @@ def _place(costs, machine, core, method, rng, columns, groups_log2, snn_pes):
         used.append(np.count_nonzero(counts))
     rounds = sum(int(index[core == c].max(initial=-1)) + 1 for c in Core)
     return LayerSchedule(columns=columns, core=core, pe=pe, index=index, load=tuple(load), method=method, groups_log2=groups_log2,
-                         energy=float(costs.energy[core, np.arange(n)].sum() + costs.taking @ used), floor=max(costs.stream, costs.outputs * (rounds + PACKING_END)))
+                         energy=float(costs.energy[core, np.arange(n)].sum() + costs.taking @ used + costs.reading), floor=max(costs.stream, costs.outputs * (rounds + PACKING_END)))
 
 
 def profile(network, images=None):

@@ -10,7 +10,7 @@ import numpy as np
 from neuroflex.compiler.lower import lower
 from neuroflex.compiler.schedule import profile, schedule_network
 from neuroflex.formats import Core, StallCause, Status
-from neuroflex.sim.cost import placed_energy
+from neuroflex.sim.cost import moved_energy, placed_energy
 from neuroflex.sim.energy import energy_table
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate, quantise
@@ -44,6 +44,8 @@ class Result:
         Of the job: cycles in which it was busy.
     layers : int64[descriptors, len(StallCause) + 2]
         Cycles by StallCause, then matches of the ANN and of the SNN core.
+    traffic : int64[descriptors, len(neuroflex.sim.energy.TRAFFIC)]
+        What FiberCache and compressor did; None of a run on RTL, which does not count it.
     counters : dict of str to int
         The performance counters.
     output : int64[C, H, W]
@@ -57,6 +59,7 @@ class Result:
     counters: dict
     output: np.ndarray
     config: object
+    traffic: np.ndarray = None
 
     @cached_property
     def utilisation(self):
@@ -104,7 +107,12 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     images = network.examples.calibration_images if calibration is None else calibration
     tensor = quantise(network.input, images[:1])[0]
     jobs = [_lowered(network, config, trace, one, seed) for one in MEASURED]
-    return min(jobs, key=lambda job: energy_pj(job, tensor) * simulate_model(job, tensor).cycles)
+
+    def product(job):
+        model = simulate_model(job, tensor)
+        return energy_pj(job, tensor, model) * model.cycles
+
+    return min(jobs, key=product)
 
 
 def _lowered(network, config, trace, policy, seed):
@@ -158,7 +166,7 @@ def simulate_model(job, tensor, *, memory=None):
     """
     run = simulate_job(job, tensor, memory or MemoryTrace.constant())
     return Result(status=run.status, cycles=run.counters["cycles"], layers=run.layers, counters=run.counters, output=run.output,
-                  config=job.config)
+                  config=job.config, traffic=run.traffic)
 
 
 @functools.cache
@@ -184,18 +192,22 @@ def verify(job, tensor, *, memory=None):
     results = {}
     for name, run, output in (("model", done.model, done.model.output), ("rtl", done.run, done.output)):
         results[name] = Result(status=run.status, cycles=run.counters["cycles"], layers=run.layers, counters=run.counters,
-                               output=output, config=job.config)
+                               output=output, config=job.config, traffic=getattr(run, "traffic", None))
     return Verdict(cycles=done.cycles, cycle_mismatches=done.cycle_mismatches, value_mismatches=done.value_mismatches, first=done.first,
                    **results)
 
 
-def energy_pj(job, tensor):
-    """Energy of a job in pJ: events counted for this very input, times coefficients that are assumed (`neuroflex.sim.energy`)."""
+def energy_pj(job, tensor, model=None):
+    """Energy of a job in pJ: events counted for this very input times coefficients (`neuroflex.sim.energy`), of the PEs, of FiberCache and of the compressor.
+
+    ``model`` is the `Result` of `simulate_model` for this input, which counts what cache and compressor do; without it the model runs.
+    """
     trace = evaluate(job.network, np.asarray(tensor)[None], quantised=True)
     tiles = {}
     for tile in job.tiles:
         tiles.setdefault(tile.layer, []).append(tile)
-    return sum(placed_energy(job.network, job.network.layer(name), trace.layers[name], job.config, placed) for name, placed in tiles.items())
+    moved = moved_energy((model or simulate_model(job, tensor)).traffic, job.config)
+    return sum(moved) + sum(placed_energy(job.network, job.network.layer(name), trace.layers[name], job.config, placed) for name, placed in tiles.items())
 
 
 def timeline(job, tensor, *, memory=None):

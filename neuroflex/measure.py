@@ -54,7 +54,7 @@ def measure_layer(config, *, rows, inputs, columns, activation_density, weight_d
                          "groups": 1 << tile.groups_log2} for tile in job.tiles],
               "model": _figures(model, config, model_seconds), "rtl": None, "equal": None,
               "joins": joins, "model_joins_per_second": joins / model_seconds,
-              "energy_pj": flow.energy_pj(job, tensor)}
+              "energy_pj": flow.energy_pj(job, tensor, model)}
     result["edp"] = result["energy_pj"] * model.cycles
     if rtl:
         with show.step("run it on the RTL"):

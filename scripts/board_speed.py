@@ -45,7 +45,7 @@ def figures(network, config, *, clock_mhz, latency, images):
         "network": network.name, "configuration": config.name, "images": len(runs), "clock_mhz_assumed": clock_mhz, "latency": latency, "cycles": cycles,
         "frames_per_second": rate, "gops_dense": dense, "gops_actual": 2 * matches * rate / 1e9, "gops_dense_per_pe": dense / pes,
         "gops_dense_per_dsp": dense / multipliers, "utilisation": matches / (pes * cycles), "bound_cycles_pes": matches / pes,
-        "bytes_moved": float(moved), "bound_cycles_load": float(layers[StallCause.LOAD]), "energy_uj": float(np.mean([flow.energy_pj(job, tensor) for tensor in tensors])) / 1e6,
+        "bytes_moved": float(moved), "bound_cycles_load": float(layers[StallCause.LOAD]), "energy_uj": float(np.mean([flow.energy_pj(job, tensor, run) for tensor, run in zip(tensors, runs)])) / 1e6,
         "cycles_by_cause": {cause.name.lower(): float(layers[cause]) for cause in StallCause},
     }
 

@@ -1,7 +1,7 @@
-"""Measure what the processing elements take on standard cells: area, delay, and energy per event.
+"""Measure what PEs, FiberCache and compressor take on standard cells: area, delay, and energy per event.
 
-A PE is synthesised to the cells of a Liberty file (``--liberty`` or NEUROFLEX_LIBERTY), runs the traffic of its testbench at gate level, with every output held
-against the model in every cycle, and a regression over layers of many densities and levels gives pJ per event. Method, results and limits: docs/energy.md.
+A block is synthesised to the cells of a Liberty file (``--liberty`` or NEUROFLEX_LIBERTY), runs the traffic of its testbench at gate level, with every output held
+against the model in every cycle, and a regression over traffic of many densities and levels gives pJ per event. Method, results and limits: docs/energy.md.
 Netlists are kept in ``build/energy`` under a hash of circuit, library and mapper.
 """
 
@@ -9,11 +9,13 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
 
+import energy_blocks
 import numpy as np
 from amaranth.back import rtlil
 from rich.console import Console
@@ -35,7 +37,7 @@ from neuroflex.sim.cost import neuron_steps
 from neuroflex.sim.pascif import first_steps
 from neuroflex.tb.array_traffic import Layers
 
-__all__ = ["EVENTS", "EXPLAINED_BY", "coefficients", "column_energy", "fit", "layers_of", "markdown", "measure_pe", "netlist_of"]
+__all__ = ["EVENTS", "EXPLAINED_BY", "blocks_markdown", "coefficients", "column_energy", "fit", "layers_of", "markdown", "measure_block", "measure_pe", "measured", "netlist_of"]
 
 ROOT = Path(__file__).parent.parent
 PES = {"AnnPe": AnnPe, "SnnPe": SnnPe, "SerialPe": SerialPe, "BinaryPe": BinaryPe, "RadixPe": RadixPe}
@@ -147,48 +149,106 @@ def fit(counts, energy, names):
     return {"pj": pj, "error": error, "residual": float(np.sqrt(np.mean(rest ** 2)))}
 
 
+def _bits(values, width):
+    """A port's values as bits, bool (cycles, width)."""
+    words = np.ascontiguousarray(np.asarray(values).astype(np.uint64).reshape(len(values), -1))
+    return np.unpackbits(words.view(np.uint8), axis=1, bitorder="little", count=width).astype(bool)
+
+
+def _differs(got, want):
+    """Cycles in which an output differs."""
+    return got != want if got.ndim == 1 else (got != _bits(want, got.shape[1])).any(axis=1)
+
+
+def _of_banks(name):
+    """The banks of a memory count as one part: ``banks.lines`` of ``bank_3.lines``."""
+    return re.sub(r"^bank_\d+", "banks", name)
+
+
+def measured(name, netlist, stimulus, expected, where, runs, counts, names, *, apart=(), reads=None):
+    """Run a netlist on traffic, hold its outputs against the model's, and fit.
+
+    Parameters
+    ----------
+    name : str
+    netlist : Netlist
+    stimulus, expected, where : dict
+        As for `neuroflex.tb.bench.Bench`.
+    runs, counts : list
+        Stretches of the traffic, (first, last cycle), and how often each has which event.
+    names : list of str
+        Events that explain its energy.
+    apart : list of str
+        Memories that are not in the fit but listed by themselves.
+    reads : dict
+        Reads per cycle of memories that the circuit reads in every cycle: those whose word is used.
+
+    Returns
+    -------
+    dict
+        As in the JSON file.
+    """
+    cycles = len(next(iter(expected.values())))
+    errors.print(f"{name}: {sum(netlist.counts.values())} cells, running {cycles} cycles ...")
+    started = time.process_time()
+    activity = simulate(netlist, stimulus)
+    seconds = time.process_time() - started
+    for port, want in expected.items():
+        wrong = np.flatnonzero(_differs(activity.outputs[port], want) & np.broadcast_to(where.get(port, True), cycles))
+        if len(wrong):
+            raise SystemExit(f"{name}: the netlist gives another {port} than the model in cycle {wrong[0]}")
+    ports = [memory for memory in netlist.memories for _ in range(memory.reads)], [memory for memory in netlist.memories for _ in range(memory.writes)]
+    # The read port of a PE's outputs faces the compressor: its address stands still here.
+    sizes = {_of_banks(memory.name): memory for memory in netlist.memories}
+    of_memory = {one: np.zeros(cycles) for one in sizes}
+    for accesses, owners, counted in zip((activity.reads, activity.writes), ports, (reads or {}, {})):
+        for column, memory in enumerate(owners):
+            if _of_banks(memory.name) not in counted:
+                of_memory[_of_banks(memory.name)] += accesses[:, column] * access_energy(memory.words, memory.width)
+    for one, values in (reads or {}).items():
+        of_memory[one] += values * access_energy(sizes[one].words, sizes[one].width)
+    kinds = {"settled": activity.settled, "glitches": activity.glitches, "clock": activity.clock}
+
+    def of_runs(per_cycle):
+        return [per_cycle[begin:end].sum() for begin, end in runs]
+
+    logic = sum(kinds.values())
+    memory = sum(values for one, values in of_memory.items() if one not in apart) + np.zeros(cycles)
+    parts = {}
+    for place, part in enumerate(netlist.parts):
+        parts.setdefault(_of_banks(part) or "rest", []).append(place)
+    return {
+        "cells": sum(netlist.counts.values()), "area_um2": netlist.area, "flipflops": netlist.flipflops, "clock_gated": netlist.gated,
+        "longest_path_ns": netlist.delay, "leakage_nw": netlist.leakage, "cycles": cycles, "differences": 0,
+        "layers": len(runs), "events": {event: sum(one[event] for one in counts) for event in names}, "seconds": seconds,
+        "memories": {name: {"words": one.words, "bits": one.width, "access_pj": access_energy(one.words, one.width)} for name, one in sizes.items()},
+        "logic": fit(counts, of_runs(logic.sum(axis=1)), names), "memory": fit(counts, of_runs(memory), names),
+        "logic_without_glitches": fit(counts, of_runs((logic - kinds["glitches"]).sum(axis=1)), names),
+        "shares": {kind: float(sum(of_runs(one.sum(axis=1)))) for kind, one in kinds.items()}
+        | {f"memory {one}": float(sum(of_runs(values))) for one, values in of_memory.items()},
+        "parts": {part: {"area_um2": float(netlist.part_area[places].sum()), "logic": fit(counts, of_runs(logic[:, places].sum(axis=1)), names)}
+                  for part, places in parts.items()},
+        "memory_parts": {one: fit(counts, of_runs(values), names) for one, values in of_memory.items() if values.any() and one not in apart},
+    }
+
+
 def measure_pe(block, config, library, folder, *, seed, layers):
     """Area, delay and energy per event of a PE, as it goes into the JSON file."""
     name = {"AnnPe": "ann_pe", "SnnPe": "snn_pe"}.get(block, f"{KINDS.get(block)}_pe")
     config = config.replace(snn_pe=KINDS.get(block, config.snn_pe))
     netlist = netlist_of(PES[block](config), name, library, folder)
     stimulus, expected, runs = layers_of(config, Core.ANN if block == "AnnPe" else Core.SNN, seed, layers)
-    errors.print(f"{name}: {sum(netlist.counts.values())} cells, running {len(expected['y'])} cycles ...")
-    started = time.process_time()
-    activity = simulate(netlist, stimulus)
-    seconds = time.process_time() - started
-    for port, want in expected.items():
-        wrong = np.flatnonzero(activity.outputs[port] != want)
-        if len(wrong):
-            raise SystemExit(f"{name}: the netlist gives another {port} than the model in cycle {wrong[0]}")
-    ports = [memory for memory in netlist.memories for _ in range(memory.reads)], [memory for memory in netlist.memories for _ in range(memory.writes)]
-    # The read port of the outputs faces the compressor: its address stands still here.
-    of_memory = {memory.name: np.zeros(len(expected["y"])) for memory in netlist.memories}
-    for accesses, owners in zip((activity.reads, activity.writes), ports):
-        for column, memory in enumerate(owners):
-            of_memory[memory.name] += accesses[:, column] * access_energy(memory.words, memory.width)
-    kinds = {"settled": activity.settled, "glitches": activity.glitches, "clock": activity.clock}
-    counts, names = [_events(block, config, run) for run in runs], EXPLAINED_BY[block]
+    counts = [_events(block, config, run) for run in runs]
+    result = measured(name, netlist, stimulus, expected, {}, [run[:2] for run in runs], counts, EXPLAINED_BY[block])
+    return result | {"matches": result.pop("events")["match"]}
 
-    def of_runs(per_cycle):
-        return [per_cycle[begin:end].sum() for begin, end, *_ in runs]
 
-    logic = sum(kinds.values())
-    memory = sum(of_memory.values())
-    result = {
-        "cells": sum(netlist.counts.values()), "area_um2": netlist.area, "flipflops": netlist.flipflops, "clock_gated": netlist.gated,
-        "longest_path_ns": netlist.delay, "leakage_nw": netlist.leakage, "cycles": len(expected["y"]), "differences": 0,
-        "layers": len(runs), "matches": sum(one["match"] for one in counts), "seconds": seconds,
-        "memories": {one.name: {"words": one.words, "bits": one.width, "access_pj": access_energy(one.words, one.width)} for one in netlist.memories},
-        "logic": fit(counts, of_runs(logic.sum(axis=1)), names), "memory": fit(counts, of_runs(memory), names),
-        "logic_without_glitches": fit(counts, of_runs((logic - kinds["glitches"]).sum(axis=1)), names),
-        "shares": {kind: float(sum(of_runs(one.sum(axis=1)))) for kind, one in kinds.items()}
-        | {f"memory {one}": float(sum(of_runs(values))) for one, values in of_memory.items()},
-        "parts": {part or "rest": {"area_um2": float(netlist.part_area[place]), "logic": fit(counts, of_runs(logic[:, place]), names)}
-                  for place, part in enumerate(netlist.parts)},
-        "memory_parts": {one: fit(counts, of_runs(values), names) for one, values in of_memory.items() if values.any()},
-    }
-    return result
+def measure_block(block, library, folder, *, seed):
+    """The same of FiberCache or compressor."""
+    component, traffic, stretches = energy_blocks.BLOCKS[block]
+    netlist = netlist_of(component(energy_blocks.CONFIG), block.lower(), library, folder)
+    stimulus, expected, where, runs, counts, reads = traffic(energy_blocks.CONFIG, seed, stretches)
+    return measured(block, netlist, stimulus, expected, where, runs, counts, list(energy_blocks.EVENTS[block]), apart=list(reads), reads=reads)
 
 
 def _rounded(value):
@@ -231,7 +291,7 @@ def coefficients(results):
         "snn_output": total(snn, "output"), "pascif_step": total(snn, "pascif_step"),
         "ann_cycle": total(ann, "cycle"), "snn_cycle": total(snn, "cycle"),
         "value_read": np.array([weights / paper.line_bytes, 0.0]),
-    }
+    } | energy_blocks.block_coefficients(results["others"])
     for name, block in results["blocks"].items():
         if name in ("AnnPe", "SnnPe"):
             continue
@@ -262,9 +322,8 @@ def column_energy(results, name, *, matches, levels, chunks, columns, kinds=("lo
     return sum(counts[event] * value for kind in kinds for event, value in block[kind]["pj"].items())
 
 
-def markdown(results):
-    """The results as they stand in docs/energy.md."""
-    blocks = results["blocks"]
+def _blocks_markdown(blocks):
+    """What was run and what came out, of some blocks: lines, and a function that adds one."""
     lines = ["| | " + " | ".join(f"`{name}`" for name in blocks) + " |", "| --- |" + " ---: |" * len(blocks)]
 
     def row(text, value):
@@ -276,11 +335,19 @@ def markdown(results):
     row("longest path, ns", lambda b: f"{b['longest_path_ns']:.1f}")
     row("leakage, nW", lambda b: f"{b['leakage_nw']:.0f}")
     row("cycles run, outputs that differ from the model", lambda b: f"{b['cycles']:,}, {b['differences']}")
-    row("matches", lambda b: f"{b['matches']:,}")
+    if all("matches" in block for block in blocks.values()):
+        row("matches", lambda b: f"{b['matches']:,}")
     row("residual of the fits, logic, memories (root mean square)", lambda b: f"{b['logic']['residual']:.1%}, {b['memory']['residual']:.1%}")
     for kind, text in (("settled", "transitions without glitches"), ("glitches", "glitches"), ("clock", "clock pins and gates")):
         row(f"share of energy: {text}", lambda b, kind=kind: f"{b['shares'][kind] / sum(b['shares'].values()):.1%}")
     row("share of energy: memories (model)", lambda b: f"{sum(v for k, v in b['shares'].items() if k.startswith('memory')) / sum(b['shares'].values()):.1%}")
+    return lines, row
+
+
+def markdown(results):
+    """The results as they stand in docs/energy.md."""
+    blocks = results["blocks"]
+    lines, row = _blocks_markdown(blocks)
     lines += ["", "pJ per event, logic and clock (measured) + memories (model):", "", "| event | " + " | ".join(f"`{name}`" for name in blocks) + " |",
               "| --- |" + " ---: |" * len(blocks)]
     for event, text in EVENTS.items():
@@ -300,11 +367,24 @@ def markdown(results):
     return "\n".join(lines) + "\n"
 
 
+def blocks_markdown(results):
+    """FiberCache and compressor as they stand in docs/energy.md."""
+    lines, _ = _blocks_markdown(results["others"])
+    lines += ["", "pJ per event, logic and clock (measured) + memories (model), without the memory of the lines, whose accesses are priced by the model alone:", "",
+              "| block | event | times | pJ |", "| --- | --- | ---: | ---: |"]
+    for name, block in results["others"].items():
+        for event, text in energy_blocks.EVENTS[name].items():
+            logic, memory = block["logic"], block["memory"]
+            lines.append(f"| `{name}` | {text} | {block['events'][event]:,} | {logic['pj'][event]:.3g} ± {logic['error'][event]:.2g}"
+                         + (f" + {memory['pj'][event]:.3g} ± {memory['error'][event]:.2g} |" if any(memory["pj"].values()) else " |"))
+    return "\n".join(lines) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--liberty", default=os.environ.get("NEUROFLEX_LIBERTY"), help="Liberty file, gzipped or not (default: NEUROFLEX_LIBERTY)")
-    parser.add_argument("--config", default="tiny", choices=PRESETS, help="preset whose PEs are measured (default: %(default)s)")
-    parser.add_argument("--block", action="append", choices=PES, help="only this PE (repeatable); the others' results stay as they are in the output file")
+    parser.add_argument("--config", default="tiny", choices=PRESETS, help="preset whose PEs are measured (default: %(default)s); FiberCache and compressor are those of paper")
+    parser.add_argument("--block", action="append", choices=[*PES, *energy_blocks.BLOCKS], help="only this block (repeatable); the others' results stay as they are in the output file")
     parser.add_argument("--layers", type=int, default=60, help="layers of traffic per PE (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "energy", help="where netlists are kept")
@@ -314,18 +394,22 @@ def main():
         sys.exit("measure_energy: give a Liberty file with --liberty or NEUROFLEX_LIBERTY; the one used is sky130_fd_sc_hd__tt_025C_1v80.lib of SkyWater's open PDK")
     library = Library.load(arguments.liberty)
     config = PRESETS[arguments.config].replace(ann_pes=2, snn_pes=2)       # a PE is the same in any array
-    results = {"library": library.name, "voltage": library.voltage, "preset": arguments.config, "chunk_bits": config.chunk_bits, "seed": arguments.seed, "memory_model": SOURCE, "blocks": {}}
-    earlier = json.loads(arguments.output.read_text())["blocks"] if arguments.block and arguments.output and arguments.output.exists() else {}
-    for block in PES:
-        if block in (arguments.block or PES):
-            results["blocks"][block] = measure_pe(block, config, library, arguments.folder, seed=arguments.seed, layers=arguments.layers)
-        elif block in earlier:
-            results["blocks"][block] = earlier[block]
+    results = {"library": library.name, "voltage": library.voltage, "preset": arguments.config, "chunk_bits": config.chunk_bits, "seed": arguments.seed, "memory_model": SOURCE, "blocks": {}, "others_preset": energy_blocks.CONFIG.name, "others": {}}
+    earlier = json.loads(arguments.output.read_text()) if arguments.block and arguments.output and arguments.output.exists() else {}
+    for kind, names in (("blocks", PES), ("others", energy_blocks.BLOCKS)):
+        for block in names:
+            if arguments.block and block not in arguments.block:
+                if block in earlier.get(kind, {}):
+                    results[kind][block] = earlier[kind][block]
+            elif kind == "blocks":
+                results[kind][block] = measure_pe(block, config, library, arguments.folder, seed=arguments.seed, layers=arguments.layers)
+            else:
+                results[kind][block] = measure_block(block, library, arguments.folder, seed=arguments.seed)
     results["coefficients"] = coefficients(results)
     text = json.dumps(_rounded(results), indent=1)
     if arguments.output:
         arguments.output.write_text(text + "\n")
-    print(markdown(results))
+    print(markdown(results), blocks_markdown(results), sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from neuroflex.sim.compaction import COMPACTION_STAGES, fill_line
 from neuroflex.sim.loops import njit
 
 __all__ = ["HEAD", "PIPELINE", "compressor_block_done", "compressor_busy", "compressor_finished", "compressor_init", "compressor_start",
-           "compressor_step", "compressor_write_address", "compressor_write_is_mask", "compressor_write_valid",
-           "compressor_y_bank", "compressor_y_index", "layer_rounds", "layout_rounds"]
+           "compressor_step", "compressor_work", "compressor_write_address", "compressor_write_is_mask",
+           "compressor_write_valid", "compressor_y_bank", "compressor_y_index", "layer_rounds", "layout_rounds"]
 
 PIPELINE = COMPACTION_STAGES + 1    # stages between the cycle in which a round is read and the packer: its lines are there one later
 
@@ -195,6 +195,15 @@ def compressor_busy(state):
     for stage in range(PIPELINE):
         busy += state[_RING + stage]
     return busy > 0
+
+
+@njit(cache=True)
+def compressor_work(state):
+    """Rounds on their way to the packer."""
+    rounds = 0
+    for stage in range(PIPELINE):
+        rounds += state[_RING + stage] & 1
+    return rounds
 
 
 @njit(cache=True)

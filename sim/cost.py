@@ -1,20 +1,25 @@
 """Cost of a column on either core: cycles on its PE and energy, from the matches that calibration counted."""
 
-__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "neuron_steps", "placed_energy", "stream_cycles"]
+__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "moved_energy", "neuron_steps", "placed_energy", "stream_cycles", "traffic_weights"]
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from neuroflex.cache_policy import PRIORITY_MAX, age_bits, tag_bits
+from neuroflex.config import PRESETS
 from neuroflex.formats import Core
+from neuroflex.power.sram import access_energy
 from neuroflex.sim.binary_pe import bit_count
-from neuroflex.sim.energy import energy_table, of_kind
+from neuroflex.sim.energy import TRAFFIC, energy_table, of_kind
 from neuroflex.sim.pascif import first_steps
 
 PACKING_END = 1.4       # cycles of the compressor per output position, besides those of its rounds
 FROM_CACHE = 2.9        # cycles per chunk that the cache holds, at least: eight are read ahead, 23 cycles each
 FROM_MEMORY = 7.2       # cycles per chunk that memory holds, at least
 FETCHED_LINE = 1.7      # cycles per line of such a chunk
+CACHE_AT_WORK = 14.0    # cycles per chunk in which the cache has something under way: 5 to 20 were seen, the more the seldomer PEs take one
+FILL_AT_WORK = 30.0     # the same, more, per chunk that memory holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,8 @@ class ColumnCosts:
         Nonzero weights: bytes in a PE's slice.
     taking : float64 array (2,)
         pJ that each PE of a core spends on taking the rows' chunks once it has a column, however many; not in ``energy``.
+    reading : float
+        pJ of FiberCache for the chunks of all rows, whatever the split; not in ``energy``. Packing and writing a column's outputs is.
     stream : float
         Cycles that the chunks of all rows take to be read and broadcast, whatever the PEs do: see `stream_cycles`.
     outputs : float
@@ -102,6 +109,7 @@ class ColumnCosts:
     spiking: np.ndarray
     size: np.ndarray
     taking: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    reading: float = 0.0
     stream: float = 0.0
     outputs: float = 0.0
 
@@ -117,7 +125,7 @@ class ColumnCosts:
 
     def scaled(self, factor):
         """The costs of ``factor`` times as many rows."""
-        return replace(self, delay=self.delay * factor, energy=self.energy * factor, taking=self.taking * factor, stream=self.stream * factor,
+        return replace(self, delay=self.delay * factor, energy=self.energy * factor, taking=self.taking * factor, reading=self.reading * factor, stream=self.stream * factor,
                        outputs=self.outputs * factor)
 
     def floor(self, pes):
@@ -187,9 +195,11 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None, per_
 
     reach = np.abs(layer.weights.astype(np.int64)).sum(axis=0) * (levels_in if serial else 1)
     spiking = (levels_out <= config.snn_levels) & (levels_in <= config.snn_levels) & (reach < 1 << config.snn_acc_bits - 1)
+    reading, writing = _moved(network, layer, trace, config, pj)
+    common = common + writing
     energy = np.stack([common + ann + delay[Core.ANN] * pj["ann_cycle"], common + snn + delay[Core.SNN] * pj["snn_cycle"]])
     taking = rows * chunks * np.array([chunk, chunk + (0.0 if kind in ("serial", "radix") else laggy)]) * np.isinf(per_pe)
-    return ColumnCosts(delay=delay, energy=energy, spiking=spiking, size=np.count_nonzero(layer.weights, axis=0).astype(np.int64), taking=taking,
+    return ColumnCosts(delay=delay, energy=energy, spiking=spiking, size=np.count_nonzero(layer.weights, axis=0).astype(np.int64), taking=taking, reading=reading,
                        stream=stream_cycles(network, layer, trace, config), outputs=float(np.prod(trace.output.shape[2:])))
 
 
@@ -200,6 +210,81 @@ def _inside(source, shape, grid):
         at = np.arange(count)[:, None] * source.stride + np.arange(kernel) - source.padding
         total *= int(((at >= 0) & (at < size)).sum())
     return total
+
+
+def _inside_density(network, layer, trace):
+    """Places of each source's windows that lie within its tensor, and the density of what lies there."""
+    grid, shapes = network.grid(layer), [network.shape(source.tensor) for source in layer.sources]
+    places = [_inside(source, shape[1:], grid) for source, shape in zip(layer.sources, shapes)]
+    entries = sum(place * source.repeat * shape[0] for place, source, shape in zip(places, layer.sources, shapes))
+    return places, trace.density * trace.rows * layer.weights.shape[0] / max(entries, 1)
+
+
+def _chunks(network, layer, trace, config):
+    """Chunks that the rows' windows read: for each part of a source its places, the source, chunks of a place, and lines of values of a chunk, by density."""
+    places, density = _inside_density(network, layer, trace)
+    for place, source in zip(places, layer.sources):
+        for part in network.parts(source.tensor):
+            channels = network.shape(part)[0]
+            chunks = -(-channels // config.chunk_bits)
+            yield place, source, chunks, np.maximum(density * channels / chunks / config.line_bytes + 0.5, 1)
+
+
+def traffic_weights(config):
+    """What an event of FiberCache or compressor (`neuroflex.sim.energy.TRAFFIC`) costs in a configuration, over what it costs in the preset ``paper``: float64 array.
+
+    Accesses of lines go as the memory model says. Look-ups go half with the energy of a set's tags and states and half with the bits of a line. The other events have a
+    part that stays and one that goes with banks × ways, lanes, or a line's bits, so that the preset ``tiny`` has what was measured on it too (docs/energy.md).
+    """
+    paper = PRESETS["paper"]
+
+    def sizes(one):
+        states = one.cache_ways * (tag_bits(one) + age_bits(one) + PRIORITY_MAX.bit_length() + 2)
+        return np.array([access_energy(one.cache_sets * one.cache_ways, one.chunk_bits), access_energy(one.cache_sets, states), one.chunk_bits, one.cache_banks * one.cache_ways,
+                         one.lanes], float)
+
+    line, states, bits, ways, lanes = sizes(config) / sizes(paper)
+    look_up = (states + bits) / 2
+    by_name = {"cache_line": line, "cache_cycle": 0.06 + 0.94 * ways, "pack_round": 0.3 + 0.7 * lanes, "pack_line": 0.2 + 0.8 * bits, "pack_cycle": 0.14 + 0.86 * lanes}
+    return np.array([by_name.get(name, look_up) for name in TRAFFIC])
+
+
+def moved_energy(traffic, config, *, energy=None):
+    """Energy in pJ of what FiberCache and compressor did.
+
+    Parameters
+    ----------
+    traffic : array (..., events)
+        Counts, in the order of `neuroflex.sim.energy.TRAFFIC`.
+    config
+    energy : dict, optional
+        From `neuroflex.sim.energy.energy_table`.
+
+    Returns
+    -------
+    (float, float)
+        Of FiberCache, of the compressor.
+    """
+    pj = energy or energy_table()
+    spent = np.asarray(traffic, float).reshape(-1, len(TRAFFIC)).sum(axis=0) * traffic_weights(config) * [pj[name] for name in TRAFFIC]
+    cache = np.array([name.startswith("cache") for name in TRAFFIC])
+    return float(spent[cache].sum()), float(spent[~cache].sum())
+
+
+def _moved(network, layer, trace, config, pj):
+    """What FiberCache and compressor will spend: on reading all rows' chunks, and on packing and writing each column's outputs, pJ per image."""
+    cost = dict(zip(TRAFFIC, traffic_weights(config) * [pj[name] for name in TRAFFIC]))
+    reading = 0.0
+    for place, source, chunks, lines in _chunks(network, layer, trace, config):
+        first = chunks * (min(np.prod(network.shape(source.tensor)[1:]), place) if source.tensor == network.input.name else 0)
+        count = chunks * place * source.repeat
+        reading += (count * (cost["cache_fetch"] + (1 + lines) * (cost["cache_read"] + cost["cache_line"]) + CACHE_AT_WORK * cost["cache_cycle"])
+                    + first * ((1 + lines) * (cost["cache_fill"] + cost["cache_line"]) + FILL_AT_WORK * cost["cache_cycle"]))
+    positions = float(np.prod(trace.output.shape[2:]))
+    nonzero = np.count_nonzero(trace.output, axis=(2, 3)).mean(axis=0)
+    lines = nonzero / config.line_bytes + positions * 1.5 / config.chunk_bits         # a mask and half a line for the rest of a chunk
+    line = sum(cost[name] for name in ("cache_write", "cache_line", "pack_line", "cache_cycle"))
+    return reading, lines * line + positions / config.lanes * (cost["pack_round"] + cost["pack_cycle"])
 
 
 def stream_cycles(network, layer, trace, config):
@@ -222,10 +307,8 @@ def stream_cycles(network, layer, trace, config):
     float
         Cycles per image.
     """
-    grid, shapes = network.grid(layer), [network.shape(source.tensor) for source in layer.sources]
-    places = [_inside(source, shape[1:], grid) for source, shape in zip(layer.sources, shapes)]
-    entries = sum(place * source.repeat * shape[0] for place, source, shape in zip(places, layer.sources, shapes))
-    density = trace.density * trace.rows * layer.weights.shape[0] / max(entries, 1)     # of what lies inside
+    shapes = [network.shape(source.tensor) for source in layer.sources]
+    places, density = _inside_density(network, layer, trace)
     cycles = 0.0
     for place, source, shape in zip(places, layer.sources, shapes):
         for part in network.parts(source.tensor):
@@ -241,9 +324,9 @@ def stream_cycles(network, layer, trace, config):
 
 
 def placed_energy(network, layer, trace, config, tiles, *, energy=None):
-    """Energy of a layer in pJ per image, from its events: those of its columns, and those of each chunk that a PE takes.
+    """Energy of a layer's PEs in pJ per image, from its events: those of its columns, and those of each chunk that a PE takes.
 
-    A row's chunks go to all PEs of its group that have columns of the tile, and each of them takes every one, however many columns it has.
+    FiberCache and compressor are not in it: what they did is counted by the golden cycle model, see `moved_energy`. A row's chunks go to all PEs of its group that have columns of the tile, and each of them takes every one, however many columns it has.
 
     Parameters
     ----------
@@ -256,8 +339,9 @@ def placed_energy(network, layer, trace, config, tiles, *, energy=None):
     -------
     float
     """
-    pj = of_kind(energy or energy_table(), config.snn_pe)
-    costs = column_costs(network, layer, trace, config, energy=energy, per_pe=np.inf)
+    table = (energy or energy_table()) | dict.fromkeys(TRAFFIC, 0.0)
+    pj = of_kind(table, config.snn_pe)
+    costs = column_costs(network, layer, trace, config, energy=table, per_pe=np.inf)
     taken = trace.rows * network.row_chunks(layer, config.chunk_bits) * config.chunk_bits / 128
     laggy = 0.0 if config.snn_pe in ("serial", "radix") else pj["laggy_chunk"]
     total = 0.0

@@ -1,6 +1,6 @@
 """The one table of energy coefficients: a set that is assumed, from literature and sketches, and one measured on this project's netlists."""
 
-__all__ = ["DEFAULT", "EVENTS", "Coefficient", "SETS", "energy_table", "markdown", "of_kind"]
+__all__ = ["DEFAULT", "EVENTS", "TRAFFIC", "Coefficient", "SETS", "energy_table", "markdown", "of_kind"]
 
 from dataclasses import dataclass
 
@@ -29,7 +29,18 @@ EVENTS = {
     "ann_cycle": "clock and registers of an ANN PE, per cycle in which it works",
     "snn_cycle": "clock and registers of an SNN PE, per cycle in which it works",
     "value_read": "read of one byte of a line, in a dense array that uses all of the line",
+    "cache_line": "read or write of a line of 128 bits in FiberCache's memory of lines",
+    "cache_read": "what else a read of FiberCache costs, per line: queue, look-up of tags and states, the way to the broadcaster",
+    "cache_write": "the same of a write, per line that the compressor gives",
+    "cache_fetch": "the same of a fetch, per chunk that is announced",
+    "cache_fill": "the same of a line that comes from memory",
+    "cache_cycle": "clock and registers of FiberCache, per cycle in which it has something under way",
+    "pack_round": "a round of the compressor, that is an output of each PE of a core, on its way",
+    "pack_line": "a line that the compressor gives to FiberCache",
+    "pack_cycle": "clock and registers of the compressor, per cycle in which rounds go on their way",
 }
+# Those of FiberCache and compressor, which the golden cycle model counts by descriptor. They are for the preset `paper`; what they cost in others, neuroflex.sim.cost.traffic_weights.
+TRAFFIC = tuple(name for name in EVENTS if name.startswith(("cache_", "pack_")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +71,7 @@ _ASSUMED = {
     "pascif_step": (1.1, "as qcfs_step: one compare and add of about 32 bits"),
     "weigh_step": (0.9, "the pseudo adder's 0.71 pJ, scaled from 20 to 25 bits"),
     "value_read": (8.1, "a byte, as in weight_read"),
+    "cache_line": (28.28, "M. Horowitz, ISSCC 2014 (45 nm): 20 pJ for 64 bits of 32 KB; two of them, of the 16 KB of a bank, with the square root"),
 }
 # scripts/measure_energy.py, preset tiny, what works on masks scaled to 128 bits: pJ and standard error. docs/energy.json holds the whole run, docs/energy.md the method.
 _MEASURED = {
@@ -81,6 +93,15 @@ _MEASURED = {
     "ann_cycle": (23.126, 1.281),
     "snn_cycle": (24.717, 0.851),
     "value_read": (20.428, 0.0),
+    "cache_line": (326.84, 0.0),
+    "cache_read": (367.19, 18.361),
+    "cache_write": (576.864, 12.917),
+    "cache_fetch": (201.494, 12.82),
+    "cache_fill": (864.437, 38.252),
+    "cache_cycle": (632.287, 1.418),
+    "pack_round": (25.867, 1.454),
+    "pack_line": (22.352, 2.469),
+    "pack_cycle": (46.758, 0.699),
 }
 _MEASURED_KINDS = {
     "serial": {
@@ -112,7 +133,7 @@ _MEASURED_KINDS = {
     },
 }
 _MEMORY = "memories by " + "M. Horowitz, ISSCC 2014, scaled to 130 nm and 1.8 V"
-_SOURCE = {"weight_read": _MEMORY, "level_read": _MEMORY, "value_read": _MEMORY}
+_SOURCE = {"weight_read": _MEMORY, "level_read": _MEMORY, "value_read": _MEMORY, "cache_line": _MEMORY}
 
 
 def _assumed(name):

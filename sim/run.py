@@ -32,6 +32,8 @@ class ModelRun:
     status : Status
     layers, counters, output
         As in :class:`neuroflex.flow.Result`.
+    traffic : int64[descriptors, len(neuroflex.sim.energy.TRAFFIC)]
+        What FiberCache and compressor did in each descriptor.
     finished_at : int
         Cycle (0 is the first after reset) in which the sequencer reports.
     record : neuroflex.sim.top.Recorder
@@ -40,6 +42,7 @@ class ModelRun:
 
     status: Status
     layers: np.ndarray
+    traffic: np.ndarray
     counters: dict
     output: np.ndarray
     finished_at: int
@@ -167,7 +170,7 @@ def run_arrays(job, arrays, memory_trace, output, *, cycles=0, memory=None, star
     counters |= {f"cycles_{cause.name.lower()}": int(sums[cause]) for cause in StallCause}
     counters |= {"cycles": int(r[top.BUSY_CYCLES]), "matches_ann": int(sums[len(StallCause)]), "matches_snn": int(sums[len(StallCause) + 1]),
                  "cache_hits": int(r[top.HITS]), "cache_misses": int(r[top.MISSES]), "cache_evictions": int(r[top.EVICTIONS])}
-    return ModelRun(status=Status(int(r[top.CODE])), layers=state.layers, counters=counters, output=output,
+    return ModelRun(status=Status(int(r[top.CODE])), layers=state.layers, traffic=state.traffic, counters=counters, output=output,
                     finished_at=int(r[top.FINISHED_AT]), record=record)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from neuroflex.formats import StallCause, descriptor_lines
 from neuroflex.sim import ann_pe, broadcaster, compressor, fibercache, loader, memory, memory_arbiter, memory_guard, sequencer, snn_pe
+from neuroflex.sim.energy import TRAFFIC
 from neuroflex.sim.join import JOIN_WORDS, NEVER, join_chunk, new_join_state, scan_ahead
 from neuroflex.sim.loops import njit
 from neuroflex.sim.pascif import first_steps, pascif_costs
@@ -26,6 +27,9 @@ _RING = 64
 # Scalars of TopState.
 (NOW, BUSY_CYCLES, HITS, MISSES, EVICTIONS, FINISHED_AT, CODE, LAYER, STILL) = range(9)
 _STILL = 5           # cycles without a visible move, beyond every fixed latency of the broadcaster, after which to look whether anything moves
+
+# Places of TRAFFIC.
+_LINE, _READ, _WRITE, _FETCH, _FILL, _CACHE_CYCLE, _ROUND, _PACKED, _PACK_CYCLE = range(len(TRAFFIC))
 
 # Columns of a Recorder's row: what the memory port and the blocks' ports show in a cycle. Lines are shown by where their contents are: those
 # that the core writes or reads from its cache by their address, those from memory by their number in the order of arrival; -1 is a line of zeros.
@@ -80,6 +84,7 @@ class TopState(NamedTuple):
     guard_lines: np.ndarray     # ring of tokens in the guard's queue
     guard_heads: np.ndarray     # head of the two rings
     layers: np.ndarray          # sums per descriptor: causes, matches
+    traffic: np.ndarray         # counts of TRAFFIC per descriptor
     seen: np.ndarray            # registers of broadcaster and compressor when all seemed still
 
 
@@ -167,6 +172,7 @@ def top_init(config, descriptors):
         np.zeros(groups, np.int64), ring(_NEVER), np.zeros(groups, np.int64),
         *(np.zeros(n, np.int64) for n in (config.ann_pes, config.snn_pes, config.ann_pes, config.snn_pes)),
         np.zeros((4, 3), np.int64), np.zeros(4, np.int64), np.zeros(2, np.int64), np.zeros((descriptors, _CAUSES + 2), np.int64),
+        np.zeros((descriptors, len(TRAFFIC)), np.int64),
         np.zeros(len(broadcaster.broadcaster_init(config)) + len(compressor.compressor_init(config)), np.int64))
 
 
@@ -373,7 +379,8 @@ def top_advance(state, tile, coming, numbers, verdict, start_at, program, patter
         beat = bus[broadcaster.BUS_VALID]
         chunk = bus[broadcaster.BUS_CHUNK] if beat else 0
         cause = sequencer.sequencer_cause(seq, bus[broadcaster.CAUSE])
-        quiet = fibercache.is_idle(state.cache) and memory_arbiter.is_idle(state.arbiter) and memory_guard.guard_idle(state.guard)
+        cache_idle = fibercache.is_idle(state.cache)
+        quiet = cache_idle and memory_arbiter.is_idle(state.arbiter) and memory_guard.guard_idle(state.guard)
         own_valid = loader.loader_request_valid(state.loader) if loading else phase == sequencer.REQUEST and seq[sequencer.POINTER] <= last_program
         own_address = loader.loader_request_address(state.loader) if loading else seq[sequencer.POINTER]
         own_lines = loader.loader_request_lines(state.loader) if loading else descriptor_lines
@@ -475,6 +482,17 @@ def top_advance(state, tile, coming, numbers, verdict, start_at, program, patter
                                     shown, line_number, line_error, answer, answer_error or state.memory[memory.ANSWER_ERROR])
         fetch_ready, cache_read_ready = fibercache.fetch_ready(state.cache), fibercache.read_ready(state.cache)
         cache_busy = fibercache.is_busy(state.cache)
+        counted, traffic = busy and seq[sequencer.LAYER] < len(state.traffic), state.traffic[min(seq[sequencer.LAYER], len(state.traffic) - 1)]
+        if counted:
+            filled = cache_line and cache_data_ready
+            written = store_valid and store_ready
+            traffic[_LINE] += hit + eviction + (1 if filled else 0) + (1 if written else 0)
+            traffic[_READ] += 1 if read_valid and cache_read_ready else 0
+            traffic[_WRITE] += 1 if written else 0
+            traffic[_FETCH] += 1 if fetch_valid and fetch_ready else 0
+            traffic[_FILL] += 1 if filled else 0
+            traffic[_CACHE_CYCLE] += 0 if cache_idle else 1
+            traffic[_PACKED] += 1 if written else 0
         fibercache.cache_step(state.cache, fetch_valid, fetch_address, settings[_FETCH_LINES], read_valid, read_address, read_consume,
                               store_valid, store_address, settings[_TO_MEMORY], store_address, cache_line, 0, 0,
                               cache_request_ready, cache_write_ready, seq[sequencer.PULSE_INVALIDATE])
@@ -485,9 +503,13 @@ def top_advance(state, tile, coming, numbers, verdict, start_at, program, patter
             compressor.compressor_start(state.compressor, settings[_OUT_BASE], settings[_POSITIONS], settings[_OUT_CHUNKS],
                                         settings[_OUT_FIRST], settings[_GROUPS], settings[_ANN_ROUNDS], settings[_SNN_ROUNDS])
         else:
+            head = state.compressor[compressor.HEAD]
             y_bank, y_index = compressor.compressor_y_bank(state.compressor), compressor.compressor_y_index(state.compressor)
             y_read = compressor.compressor_step(state.compressor, tile.nonzeros, state.ann_columns, state.ann_done, state.snn_columns,
                                                 state.snn_done, store_ready)
+            if counted:
+                traffic[_ROUND] += y_read
+                traffic[_PACK_CYCLE] += 1 if state.compressor[compressor.HEAD] != head and compressor.compressor_work(state.compressor) else 0
             if traced:
                 record.rows[now, Y], record.rows[now, Y + 1], record.rows[now, Y + 2] = y_read, y_bank, y_index
         if beat:

@@ -4,8 +4,9 @@ from numba import njit
 
 from neuroflex.sim import cache_bank as bank
 from neuroflex.sim import fibercache as fc
+from neuroflex.tb.bits import concat
 
-__all__ = ["COVERAGE", "INPUTS", "OUTPUTS", "traffic"]
+__all__ = ["COVERAGE", "INPUTS", "OUTPUTS", "traffic", "vectors"]
 
 INPUTS = ("fetch_valid", "fetch_address", "fetch_lines", "read_valid", "read_address", "read_consume", "write_valid",
           "write_address", "write_through", "write_token", "data_valid", "data_error", "data_token", "request_ready",
@@ -266,3 +267,47 @@ def traffic(state, cycles, knobs, space, seed, sabotage):
                 truth[read_address] = -1
     verdict[3] = expected_count
     return ins, outs, cover, verdict
+
+
+def vectors(config, ins, outs, seed, *, lines=None, base=0):
+    """Stimulus, expectation and where it holds, for the bench; a token becomes a line of its own: a random one, or that of ``lines``, uint64[tokens, words].
+
+    ``base`` is added to all addresses: a multiple of banks × sets, which changes nothing for the model.
+    """
+    rng = np.random.default_rng(seed)
+    words = -(-config.chunk_bits // 64)
+    if lines is None:
+        lines = rng.integers(0, 1 << min(config.chunk_bits, 63), ((1 << config.address_bits) + len(ins), words)).astype(np.uint64)
+
+    def line(tokens):
+        return lines[tokens] if words > 1 else lines[tokens, 0]
+
+    i = dict(zip(INPUTS, ins.T, strict=True))
+    o = dict(zip(OUTPUTS, outs.T, strict=True))
+    for ports in (i, o):
+        ports |= {name: values + base for name, values in ports.items() if name.endswith("_address")}
+    a, c = config.address_bits, config.chunk_bits
+    answers = line(o["response_token"] * o["response"])
+    answers[o["response"] == 0] = 0
+    stimulus = {
+        "fetch__valid": i["fetch_valid"], "fetch__payload": concat((i["fetch_address"], a), (i["fetch_lines"], 4)),
+        "read__valid": i["read_valid"], "read__payload": concat((i["read_address"], a), (i["read_consume"], 1)),
+        "write__valid": i["write_valid"],
+        "write__payload": concat((i["write_address"], a), (line(i["write_token"]), c), (i["write_through"], 1)),
+        "read_data__valid": i["data_valid"], "read_data__payload": concat((line(i["data_token"]), c), (i["data_error"], 1)),
+        "read_request__ready": i["request_ready"], "write_request__ready": i["write_request_ready"],
+        "invalidate": i["invalidate"],
+    }
+    expected = {
+        "fetch__ready": o["fetch_ready"], "read__ready": o["read_ready"], "write__ready": o["write_ready"],
+        "read_data__ready": o["data_ready"],
+        "response": concat((o["response"], 1), (answers, c)),
+        "read_request__valid": o["request"],
+        "read_request__payload": concat((o["request_address"], a), (o["request_lines"], 8)),
+        "write_request__valid": o["write_request"],
+        "write_request__payload": concat((o["write_request_address"], a), (line(o["write_request_token"]), c)),
+        **{name: o[name] for name in ("busy", "idle", "hit", "miss", "eviction", "error")},
+    }
+    where = {"read_request__payload": o["request"] == 1,
+             "write_request__payload": o["write_request"] == 1}
+    return stimulus, expected, where

@@ -24,8 +24,7 @@ from neuroflex.hdl.fibercache import FiberCache
 from neuroflex.sim import fibercache as model
 
 from .bench import Bench, Mismatch
-from .bits import concat
-from .cache_traffic import COVERAGE, INPUTS, OUTPUTS, traffic
+from .cache_traffic import COVERAGE, INPUTS, OUTPUTS, traffic, vectors
 
 SEED = 20253
 SMALLEST = ArchConfig(name="smallest", chunk_bits=32, ann_pes=2, snn_pes=2, laggy_adders=8, cache_banks=2, cache_ways=2,
@@ -59,44 +58,6 @@ def generate(config, cycles, seed):
 def require(cover, least):
     low = [f"{name}: {count}" for name, count in zip(COVERAGE, cover, strict=True) if count < least]
     assert not low, f"coverage below {least}: {', '.join(low)}"
-
-
-def vectors(config, ins, outs, seed):
-    """Stimulus and expectation of the bench; a token becomes a random line of its own."""
-    rng = np.random.default_rng(seed)
-    words = -(-config.chunk_bits // 64)
-    lines = rng.integers(0, 1 << min(config.chunk_bits, 63), ((1 << config.address_bits) + len(ins), words)).astype(np.uint64)
-
-    def line(tokens):
-        return lines[tokens] if words > 1 else lines[tokens, 0]
-
-    i = dict(zip(INPUTS, ins.T, strict=True))
-    o = dict(zip(OUTPUTS, outs.T, strict=True))
-    a, c = config.address_bits, config.chunk_bits
-    answers = line(o["response_token"] * o["response"])
-    answers[o["response"] == 0] = 0
-    stimulus = {
-        "fetch__valid": i["fetch_valid"], "fetch__payload": concat((i["fetch_address"], a), (i["fetch_lines"], 4)),
-        "read__valid": i["read_valid"], "read__payload": concat((i["read_address"], a), (i["read_consume"], 1)),
-        "write__valid": i["write_valid"],
-        "write__payload": concat((i["write_address"], a), (line(i["write_token"]), c), (i["write_through"], 1)),
-        "read_data__valid": i["data_valid"], "read_data__payload": concat((line(i["data_token"]), c), (i["data_error"], 1)),
-        "read_request__ready": i["request_ready"], "write_request__ready": i["write_request_ready"],
-        "invalidate": i["invalidate"],
-    }
-    expected = {
-        "fetch__ready": o["fetch_ready"], "read__ready": o["read_ready"], "write__ready": o["write_ready"],
-        "read_data__ready": o["data_ready"],
-        "response": concat((o["response"], 1), (answers, c)),
-        "read_request__valid": o["request"],
-        "read_request__payload": concat((o["request_address"], a), (o["request_lines"], 8)),
-        "write_request__valid": o["write_request"],
-        "write_request__payload": concat((o["write_request_address"], a), (line(o["write_request_token"]), c)),
-        **{name: o[name] for name in ("busy", "idle", "hit", "miss", "eviction", "error")},
-    }
-    where = {"read_request__payload": o["request"] == 1,
-             "write_request__payload": o["write_request"] == 1}
-    return stimulus, expected, where
 
 
 def compare(bench, config, cycles, seed, engine="library"):

@@ -8,7 +8,7 @@ from neuroflex import flow, zoo
 from neuroflex.cli import main
 from neuroflex.compare import baselines
 from neuroflex.compare.histograms import DENSITY_EDGES, density_shares, level_shares
-from neuroflex.compare.measure import BASELINES, DRAWS, POLICIES, Part, Subject, _at_random, _drawn, compare_network, subject_of
+from neuroflex.compare.measure import BASELINES, DRAWS, POLICIES, Part, Subject, _at_random, _drawn, _read_again, compare_network, subject_of
 from neuroflex.compare.shaped import shaped_layer
 from neuroflex.compare.shapes import SHAPES, LayerShape, NetworkShape, host_work
 from neuroflex.compare.timelines import timelines_of, write_trace
@@ -17,8 +17,8 @@ from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.config import PRESETS, load_config
 from neuroflex.formats import Core
 from neuroflex.measure import measure_layer
-from neuroflex.sim.cost import column_costs
-from neuroflex.sim.energy import SETS, energy_table
+from neuroflex.sim.cost import column_costs, moved_energy, placed_energy
+from neuroflex.sim.energy import SETS, TRAFFIC, energy_table
 from neuroflex.sim.network import evaluate
 
 TINY = PRESETS["tiny"]
@@ -48,6 +48,21 @@ def test_dense_energy_by_hand():
     table = dict.fromkeys(energy_table(), 0.0) | {"mac": 1.0, "value_read": 100.0, "qcfs_step": 1e6}
     # 3 × 5 × 9 on 2 × 4: two folds of rows, three of columns; A is read three times, B twice.
     assert baselines.dense_energy(3, 5, 9, (2, 4), np.array([1] * 8 + [4]), table) == 135 + 100 * (15 * 3 + 45 * 2) + 1e6 * 3 * (8 + 3)
+
+
+def test_dense_traffic_by_hand():
+    """5 rows of 64 bytes in, 5 × 8 bytes out after 1 pooling: 80 and 10 lines of four bytes."""
+    found = dict(zip(TRAFFIC, baselines.dense_traffic(5, 64, 8, 1, TINY)))
+    assert found == dict.fromkeys(TRAFFIC, 0) | {"cache_line": 90, "cache_read": 80, "cache_write": 10, "cache_fetch": 10, "cache_cycle": 90}
+    assert dict(zip(TRAFFIC, baselines.dense_traffic(8, 64, 8, 4, TINY)))["cache_write"] == 4
+
+
+def test_reading_twice_costs_reads_twice():
+    once = np.arange(1.0, len(TRAFFIC) + 1)
+    found = dict(zip(TRAFFIC, _read_again(once, 2) - once))
+    before = dict(zip(TRAFFIC, once))
+    assert found == dict.fromkeys(TRAFFIC, 0) | {name: before[name] for name in ("cache_read", "cache_fetch", "cache_cycle")} | {"cache_line": before["cache_read"]}
+    assert np.array_equal(_read_again(once, 1), once)
 
 
 def test_iso_area_by_hand(tmp_path):
@@ -172,6 +187,29 @@ def test_cycles_are_those_of_bench():
     assert layer["matches"] == sum(bench["hybrid"]["model"]["matches"].values()) and layer["joins"] == bench["hybrid"]["joins"]
 
 
+def test_cache_and_compressor_are_charged_once():
+    """The lines of every tile's chunks, the outputs once, and nothing else is added to the energy of the PEs, with either set."""
+    network, tensors = synthetic_layer(rows=24, inputs=96, columns=80, activation_density=0.3, weight_density=0.3, seed=2)
+    trace = evaluate(network, tensors, quantised=True)
+    comparison = compare_network(Subject(name="one", title="one", images=1, densities="-", source="-",
+                                         parts=[Part(network=network, tensors=tensors, trace=trace, calibration=trace)]), TINY)
+    layer, tiles = comparison.result["layers"][0], comparison.schedules[0]["layer"]
+    assert len(tiles) > 1
+    inputs, outputs = np.count_nonzero(tensors[0].reshape(3, 32, -1), axis=1), trace.output[0]
+    assert layer["moved"]["cache_read"] == len(tiles) * (np.ceil(inputs / 4) + 1).sum()
+    assert layer["moved"]["cache_fetch"] <= len(tiles) * inputs.size and layer["moved"]["cache_write"] == layer["moved"]["pack_line"]
+    written = layer["moved"]["cache_write"]
+    assert np.count_nonzero(outputs) / 4 + outputs[0].size * len(tiles) <= written <= np.count_nonzero(outputs) / 4 + 2 * outputs[0].size * (len(tiles) + 3)
+    assert layer["moved"]["cache_line"] >= layer["moved"]["cache_read"] and layer["moved"]["cache_fill"] >= (np.ceil(inputs / 4) + 1).sum()
+    for which in SETS:
+        table = energy_table(which)
+        moved = moved_energy([layer["moved"][name] for name in TRAFFIC], TINY, energy=table)
+        pes = placed_energy(network, network.layers[0], trace.layers["layer"], TINY, tiles, energy=table)
+        assert layer["energies_by_block"][which] == pytest.approx({"pes": pes, "cache": moved[0], "compressor": moved[1]})
+        assert layer["energies_pj"][which] == pytest.approx(pes + sum(moved)) and moved[0] > 0
+        assert comparison.result["by_coefficients"][which]["energy_pj"]["hybrid"] == pytest.approx(pes + sum(moved))
+
+
 def test_trained_network_runs_as_one_program():
     network = zoo.load("digits")
     mine = _compare(subject_of(network, images=2), TINY)
@@ -205,6 +243,8 @@ def check(result):
     assert edp["hybrid"] <= min(edp["ann_only"], edp["snn_only"]) and (np.isclose(as_chosen, edp["hybrid"]) if result["hybrid_schedule"] == "hybrid" else as_chosen > edp["hybrid"])
     assert np.isclose(result["cycles"], sum(result["stalls"].values())) and result["cycles"] == runs["hybrid"]["cycles"]
     assert np.isclose(result["energy_pj"], sum(layer["energy_pj"] for layer in result["layers"]))
+    for which, blocks in result["energy_by_block"].items():
+        assert set(blocks) == {"pes", "cache", "compressor"} and np.isclose(sum(blocks.values()), result["by_coefficients"][which]["energy_pj"]["hybrid"])
     assert 0 < result["utilisation"] <= 1 and result["throughput_vs_random"] == runs["random"]["cycles"] / result["cycles"]
     for which, one in result["by_coefficients"].items():
         assert set(one["edp"]) == set(one["edp_running"]) == set(one["energy_pj"]) == set(runs)

@@ -11,7 +11,7 @@ from neuroflex.compare.timelines import timelines_of
 from neuroflex.config import PRESETS
 from neuroflex.tb.browser import drawn, needs_browser
 
-PLOTS = 2 + 9       # of all networks, of each network
+PLOTS = 2 + 10       # of all networks, of each network
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_page_is_complete_and_needs_no_network(page):
     text = page.read_text()
     for heading in ("Summary", "Energy-delay product, all cycles", "Energy-delay product, running", "What others report"):
         assert f"<h2>{heading}" in text
-    for heading in ("energy-delay plane", "layers", "where the cycles go", "roofline", "energy by layer", "densities and split", "levels", "density histograms", "PE timelines"):
+    for heading in ("energy-delay plane", "layers", "where the cycles go", "roofline", "energy by layer", "where the energy goes", "densities and split", "levels", "density histograms", "PE timelines"):
         assert f": {heading}</h2>" in text
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"?(https?:)?//", text)
     assert text.count("Plotly.newPlot(") == PLOTS and 'name="viewport"' in text

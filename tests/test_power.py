@@ -187,5 +187,9 @@ def test_the_recorded_run_gives_the_table(pytestconfig):
     again = measure_energy.coefficients(recorded)
     assert set(again) == set(table) and all(np.allclose(again[name], recorded["coefficients"][name], atol=0.01) for name in table)
     assert measure_energy.markdown(recorded) in (pytestconfig.rootpath / "docs" / "energy.md").read_text()
+    assert measure_energy.blocks_markdown(recorded) in (pytestconfig.rootpath / "docs" / "energy.md").read_text()
+    for name, block in recorded["others"].items():
+        assert block["differences"] == 0 and block["logic"]["residual"] < 0.05 and block["memory"]["residual"] < 0.15
+        assert all(count > 2000 for count in block["events"].values()) and all(value > 0 for value in block["logic"]["pj"].values()), name
     for block in recorded["blocks"].values():
         assert block["differences"] == 0 and block["matches"] > 10_000 and block["logic"]["residual"] < 0.1

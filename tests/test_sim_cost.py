@@ -14,8 +14,10 @@ from neuroflex.compiler.synthetic import synthetic_layer
 from neuroflex.config import PRESETS
 from neuroflex.flow import compile_network, simulate_model
 from neuroflex.formats import Core, StallCause
-from neuroflex.sim.cost import FETCHED_LINE, ColumnCosts, CostModel, column_costs, fit, placed_energy, stream_cycles
-from neuroflex.sim.energy import EVENTS, SETS, energy_table, markdown, of_kind
+from neuroflex.power.sram import access_energy
+from neuroflex.sim.cost import (CACHE_AT_WORK, FETCHED_LINE, FILL_AT_WORK, ColumnCosts, CostModel, column_costs, fit, moved_energy, placed_energy, stream_cycles,
+                                traffic_weights)
+from neuroflex.sim.energy import EVENTS, SETS, TRAFFIC, energy_table, markdown, of_kind
 from neuroflex.sim.network import evaluate
 
 DUAL = PRESETS["tiny"].replace(snn_pe="dual_prefix")      # counts every kind of event
@@ -133,13 +135,62 @@ def test_every_term_of_the_costs_by_hand(digits):
     found = events(network, layer, run, DUAL, per_pe=3)
     m, rows, chunks = run.matches / 8, 64, 64 * 9 * 32 / 128
     delay = column_costs(network, layer, run, DUAL).delay
-    want = {"join": (m / 4, m / 4), "fast_prefix": (m / 2, m / 4), "weight_read": (m, m), "level_read": (m, m), "mac": (m, 0), "pseudo": (0, m), "speculation": (0, m),
+    weights = dict(zip(TRAFFIC, traffic_weights(DUAL)))
+    lines = np.count_nonzero(run.output, axis=(2, 3)).mean(axis=0) / 4 + rows * 1.5 / 32
+    packed = {name: lines * weights[name] for name in ("cache_line", "cache_write", "cache_cycle", "pack_line")} | {name: rows / 2 * weights[name] for name in ("pack_round", "pack_cycle")}
+    want = {name: (packed.get(name, 0),) * 2 for name in TRAFFIC} | {
+            "join": (m / 4, m / 4), "fast_prefix": (m / 2, m / 4), "weight_read": (m, m), "level_read": (m, m), "mac": (m, 0), "pseudo": (0, m), "speculation": (0, m),
             "correction": (0, 4 * m - run.level_sum / 8), "laggy_chunk": (0, chunks / 3), "chunk": (chunks / 3,) * 2, "scan": (chunks / 2,) * 2, "ann_output": (rows, 0),
             "match_rest": (0, 0), "weigh_step": (0, 0), "qcfs_step": (3 * rows, 0), "snn_output": (0, rows), "pascif_step": (0, (4 + 3 + 4) * rows), "ann_cycle": (delay[0], 0), "snn_cycle": (0, delay[1]),
             "value_read": (0, 0)}       # that one is for the dense baseline
     assert set(found) == set(want)
     for name, (ann, snn) in want.items():
         assert np.allclose(found[name][Core.ANN], ann) and np.allclose(found[name][Core.SNN], snn), name
+
+
+def test_reading_a_layer_by_hand():
+    """The image of `test_cycles_to_read_and_broadcast_by_hand`: 100 chunks of a mask and 8.5 lines, 16 of them from memory."""
+    config = PRESETS["tiny"]
+    network, _ = synthetic_layer(rows=4, inputs=9 * 32, columns=2, activation_density=1.0, weight_density=0.5, kernel=3)
+    layer = replace(network.layers[0], sources=(replace(network.layers[0].sources[0], padding=1),))
+    network = Network(name="padded", input=InputSpec(channels=32, height=4, width=4, levels=4, full_scale=4.0), layers=[layer])
+    trace = evaluate(network, np.ones((1, 32, 4, 4), np.uint8), quantised=True).layers["layer"]
+    none, weights = dict.fromkeys(energy_table(), 0.0), dict(zip(TRAFFIC, traffic_weights(config)))
+    want = dict.fromkeys(TRAFFIC, 0) | {"cache_read": 950, "cache_line": 950 + 16 * 9.5, "cache_fill": 16 * 9.5, "cache_fetch": 100, "cache_cycle": 100 * CACHE_AT_WORK + 16 * FILL_AT_WORK}
+    for name, count in want.items():
+        costs = column_costs(network, layer, trace, config, energy=none | {name: 1.0})
+        assert np.isclose(costs.reading, count * weights[name]), name
+        assert np.isclose(costs.scaled(3).reading, 3 * costs.reading) and costs.take([0]).reading == costs.reading      # every tile reads all rows
+
+
+def test_what_cache_and_compressor_do_is_charged_by_the_counts():
+    """Each event at 1 pJ, or all at what they are; other presets by the memory model, line bits, ways and lanes."""
+    paper, tiny = PRESETS["paper"], PRESETS["tiny"]
+    counts = np.arange(2 * len(TRAFFIC)).reshape(2, -1)
+    for number, name in enumerate(TRAFFIC):
+        spent = moved_energy(counts, paper, energy=dict.fromkeys(energy_table(), 0.0) | {name: 1.0})
+        assert spent == ((counts[:, number].sum(), 0) if name.startswith("cache") else (0, counts[:, number].sum()))
+    assert (traffic_weights(paper) == 1).all()
+    smaller = dict(zip(TRAFFIC, traffic_weights(tiny)))
+    assert np.isclose(smaller["cache_line"], access_energy(512, 32) / access_energy(1024, 128)) and smaller["cache_cycle"] == 0.06 + 0.94 * 16 / 256
+    on_tiny = {"cache_read": 56.0, "cache_write": 74.1, "cache_fetch": 37.9, "cache_fill": 150.6, "cache_cycle": 76.0, "pack_round": 9.78, "pack_line": 9.21, "pack_cycle": 11.35}
+    assert all(abs(smaller[name] * energy_table("measured-sky130")[name] / value - 1) < 0.5 for name, value in on_tiny.items())     # docs/energy.md
+    measured = {c.name: c for c in SETS["measured-sky130"]}
+    assert all(measured[name].picojoules > 0 for name in TRAFFIC)
+    assert np.isclose(measured["cache_line"].picojoules, access_energy(1024, 128), atol=0.01)
+
+
+@pytest.mark.parametrize("inputs, kernel, density", [(9 * 128, 3, 0.35), (9 * 64, 3, 0.26), (256, 1, 0.35)])
+def test_predicted_work_of_the_cache_is_that_of_the_cycle_model(inputs, kernel, density):
+    config, table = PRESETS["paper"], energy_table("measured-sky130")
+    network, tensor = synthetic_layer(rows=49, inputs=inputs, columns=64, activation_density=density, weight_density=0.1, kernel=kernel)
+    trace = evaluate(network, tensor, quantised=True)
+    job = compile_network(network, config, policy="all_ann", calibration=tensor)
+    result = simulate_model(job, tensor[0])
+    none = dict.fromkeys(table, 0.0) | {name: table[name] for name in TRAFFIC}
+    costs = column_costs(network, network.layers[0], trace.layers["layer"], config, energy=none, per_pe=np.inf)
+    predicted = len(job.tiles) * costs.reading + costs.energy[Core.ANN].sum()
+    assert abs(predicted / sum(moved_energy(result.traffic, config, energy=table)) - 1) < 0.35
 
 
 def test_with_one_level_a_spike_is_a_level():

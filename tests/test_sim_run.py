@@ -9,6 +9,7 @@ from neuroflex.flow import compile_network
 from neuroflex.formats import Status
 from neuroflex.registers import MAX_LATENCY
 from neuroflex.sim import top
+from neuroflex.sim.energy import TRAFFIC
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import evaluate
 from neuroflex.sim.run import PATIENCE, Deadlock, job_workloads, run_arrays
@@ -24,6 +25,22 @@ def work():
 def test_a_job_ends(work):
     job, arrays = work
     assert run_arrays(job, arrays, MemoryTrace.constant(), np.zeros(1)).status is Status.DONE
+
+
+def test_what_cache_and_compressor_do_is_counted(work):
+    """Against what the ports show in every cycle of a recorded run, in which no cycle is skipped, and against the job's chunks and lines."""
+    job, arrays = work
+    run = run_arrays(job, arrays, MemoryTrace.constant(), np.zeros(1))
+    found = dict(zip(TRAFFIC, run.traffic.sum(axis=0).tolist()))
+    rows = run_arrays(job, arrays, MemoryTrace.constant(), np.zeros(1), cycles=run.finished_at + 1).record.rows
+    seen = {name: rows[:, top.FIELDS.index(name)] for name in top.FIELDS}
+    passed = {name: int((seen[f"{name}_valid"] & seen[f"{name}_ready"]).sum()) for name in ("cache_fetch", "cache_read", "cache_write", "fill")}
+    assert [found[f"cache_{name}"] for name in ("fetch", "read", "write", "fill")] == list(passed.values())
+    assert found["pack_line"] == passed["cache_write"] and found["pack_round"] == seen["y_read"].sum() == sum(tile.nonzeros.size for tile in arrays)
+    assert found["cache_read"] == sum(int((tile.lines + 1).sum()) for tile in arrays) == run.counters["cache_hits"] + run.counters["cache_misses"]
+    assert found["cache_line"] == run.counters["cache_hits"] + run.counters["cache_evictions"] + found["cache_write"] + found["cache_fill"]
+    assert found["cache_cycle"] == (1 - seen["cache_idle"])[seen["busy"] == 1].sum()
+    assert found["pack_round"] < found["pack_cycle"] < run.counters["cycles"] - run.counters["cycles_load"]
 
 
 def test_a_job_that_waits_for_what_never_comes_is_reported(work):

@@ -1,6 +1,6 @@
 """Baselines that are computed, not run: iso-area machines and a dense systolic array (``docs/comparison.md``)."""
 
-__all__ = ["IsoArea", "dense_cycles", "dense_energy", "iso_area", "iso_span", "slices", "systolic_array"]
+__all__ = ["IsoArea", "dense_cycles", "dense_energy", "dense_traffic", "iso_area", "iso_span", "slices", "systolic_array"]
 
 import json
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 from neuroflex.config import SNN_PES
 from neuroflex.compiler.schedule import ScheduleError, longest_first
 from neuroflex.formats import Core
+from neuroflex.sim.energy import TRAFFIC
 
 RESOURCES = Path(__file__).parents[2] / "docs" / "resources.json"
 _MOST_GROUPS = 8        # as `ArchConfig.max_groups`
@@ -42,6 +43,17 @@ def dense_energy(rows, inputs, columns, array, levels, energy):
     reads = rows * inputs * -(-columns // width) + columns * inputs * -(-rows // height)
     bits = sum(int(level).bit_length() for level in levels)
     return rows * inputs * columns * energy["mac"] + reads * energy["value_read"] + rows * bits * energy["qcfs_step"]
+
+
+def dense_traffic(rows, inputs, columns, pooled, config):
+    """What the same asks of a FiberCache like the accelerator's, in the order of `neuroflex.sim.energy.TRAFFIC`.
+
+    Each row's inputs are read once into the array's own buffer, as bytes without masks, and stay there for all columns; its outputs, one of ``pooled`` rows,
+    are written once. A cycle of the cache for each line, a fetch for eight; nothing is compressed. Inputs are there: no line comes from memory.
+    """
+    reads, writes = rows * inputs / config.line_bytes, rows / pooled * columns / config.line_bytes
+    counts = {"cache_line": reads + writes, "cache_read": reads, "cache_fetch": reads / 8, "cache_write": writes, "cache_cycle": reads + writes}
+    return np.array([counts.get(name, 0.0) for name in TRAFFIC])
 
 
 def slices(figures):

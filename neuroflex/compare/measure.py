@@ -18,8 +18,8 @@ from neuroflex.compiler.schedule import (Machine, NetworkSchedule, ScheduleError
                                          ways_of)
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
-from neuroflex.sim.cost import column_costs, neuron_steps, placed_energy
-from neuroflex.sim.energy import SETS, energy_table, of_kind
+from neuroflex.sim.cost import column_costs, moved_energy, neuron_steps, placed_energy
+from neuroflex.sim.energy import SETS, TRAFFIC, energy_table, of_kind
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import quantise
 from neuroflex.sim.pascif import first_steps
@@ -132,12 +132,20 @@ def subject_of(which, *, seed=0, rows=None, images=1, show=None):
 
 @dataclass(eq=False)
 class Sums:
-    """A layer under one policy: cycles by cause and matches of both cores (float64[causes + 2]), energy by set of coefficients, SNN columns, bus beats."""
+    """A layer under one policy: cycles by cause and matches of both cores (float64[causes + 2]), what FiberCache and compressor did (float64[TRAFFIC]), SNN columns,
+    bus beats, and energy by set of coefficients and by block.
+    """
 
     counts: np.ndarray
-    energy: dict
-    spiking: int
-    beats: float
+    traffic: np.ndarray
+    spiking: int = 0
+    beats: float = 0.0
+    parts: dict = field(default_factory=dict)
+
+    @property
+    def energy(self):
+        """pJ by set of coefficients."""
+        return {which: sum(one.values()) for which, one in self.parts.items()}
 
     @property
     def fixed(self):
@@ -166,6 +174,20 @@ class Comparison:
     schedules: list
 
 
+def _parts(pes, traffic, config, table):
+    """Energy by block."""
+    return dict(zip(("pes", "cache", "compressor"), (pes, *moved_energy(traffic, config, energy=table))))
+
+
+def _read_again(traffic, factor):
+    """What cache and compressor do when activations are read ``factor`` times as often: reads, fetches and their lines, and the cycles at work with them."""
+    again = traffic.copy()
+    read, fetch, line, cycle = (TRAFFIC.index(name) for name in ("cache_read", "cache_fetch", "cache_line", "cache_cycle"))
+    again[[read, fetch, cycle]] *= factor
+    again[line] += (factor - 1) * traffic[read]
+    return again
+
+
 class _Runner:
     """Runs schedules of a subject's parts on the golden model; equal schedules of a part run once."""
 
@@ -185,7 +207,7 @@ class _Runner:
     def _run(self, part, schedules, trace, images):
         network, config = part.network, self.config
         job = lower(network, config, schedules, trace=part.calibration, plans=schedules.tiles)
-        layers = {layer.name: Sums(np.zeros(_CAUSES + 2), {}, 0, 0.0) for layer in network.layers}
+        layers = {layer.name: Sums(np.zeros(_CAUSES + 2), np.zeros(len(TRAFFIC))) for layer in network.layers}
         seconds = 0.0
         for image in range(images):
             started = process_time()
@@ -194,18 +216,21 @@ class _Runner:
             seconds += process_time() - started
             if run.status != Status.DONE:
                 raise LoweringError(f"network {network.name!r}: the job ended with {run.status.name}")
-            last = run.layers[-1]        # the last descriptor, END, waits for the writes of the last layer
-            for tile, array, counts in zip(job.tiles, arrays, run.layers):
+            for tile, array, counts, traffic in zip(job.tiles, arrays, run.layers, run.traffic):
                 sums = layers[tile.layer]
                 sums.counts += counts / images
+                sums.traffic += traffic / images
                 sums.beats += np.maximum(array.lines, 1).sum() / images
-            layers[job.tiles[-1].layer].counts += last / images
+            last = layers[job.tiles[-1].layer]        # the last descriptor, END, waits for the writes of the last layer
+            last.counts += run.layers[-1] / images
+            last.traffic += run.traffic[-1] / images
         scale = np.where(np.isin(np.arange(_CAUSES + 2), FIXED), 1.0, 1 / part.fraction)
         for layer in network.layers:
             sums = layers[layer.name]
             sums.counts *= scale
-            sums.energy = {which: placed_energy(network, layer, trace.layers[layer.name], config, schedules.tiles[layer.name], energy=table) / part.fraction
-                           for which, table in _TABLES.items()}
+            sums.traffic /= part.fraction
+            sums.parts = {which: _parts(placed_energy(network, layer, trace.layers[layer.name], config, schedules.tiles[layer.name], energy=table) / part.fraction,
+                                        sums.traffic, config, table) for which, table in _TABLES.items()}
             sums.spiking = sum(int((tile.core == Core.SNN).sum()) for tile in schedules.tiles[layer.name])
             sums.beats /= part.fraction
         return layers, seconds
@@ -433,7 +458,8 @@ def _iso_area(subject, config, iso, by_part, costs, runs):
                     one.delay[core], one.size, iso.pes(core), columns_per_pe=max(1, min(config.columns_per_pe, chunks_per_pe)),
                     values_per_pe=config.value_lines * config.line_bytes, rows=max(1, grid[0] * grid[1] // (layer.pool_h * layer.pool_w)))
                 same = sum(tile.makespan for tile in tiles[layer.name])
-                beats = own.beats / len(tiles[layer.name]) * passes
+                repeated = passes / len(tiles[layer.name])
+                beats = own.beats * repeated
                 run = max(own.running * span / same, beats)
                 running += run
                 cycles += run + own.fixed
@@ -442,8 +468,9 @@ def _iso_area(subject, config, iso, by_part, costs, runs):
                     steps = neuron_steps(first_steps(config, int(part.network.input_levels(layer).max())), layer.levels.astype(np.int64))
                     on = np.concatenate([tile.columns[tile.core == Core.SNN] for tile in tiles[layer.name]])
                     spared = float((steps - layer.levels)[on].sum()) * grid[0] * grid[1] / part.fraction
+                moved = _read_again(own.traffic, repeated)
                 for which, table in _TABLES.items():
-                    spent[which] += own.energy[which] - spared * of_kind(table, config.snn_pe)["pascif_step"]
+                    spent[which] += sum(_parts(own.parts[which]["pes"] - spared * of_kind(table, config.snn_pe)["pascif_step"], moved, config, table).values())
         found[name] = {"cycles": cycles, "cycles_running": running, "energies": spent, "pes": iso.pes(core),
                        "how": "same-chip cycles scaled to " + f"{iso.pes(core)} PEs: {iso.source}"}
     return found
@@ -465,8 +492,9 @@ def _dense(subject, config):
             rows = round(height * width / part.fraction)
             size = rows, _dense_inputs(part.network, layer), layer.columns
             cycles += baselines.dense_cycles(*size, array)
+            moved = baselines.dense_traffic(*size, layer.pool_h * layer.pool_w, config)
             for which, table in _TABLES.items():
-                spent[which] += baselines.dense_energy(*size, array, layer.levels, table)
+                spent[which] += baselines.dense_energy(*size, array, layer.levels, table) + sum(moved_energy(moved, config, energy=table))
     return {"cycles": cycles, "cycles_running": cycles, "energies": spent, "pes": array[0] * array[1],
             "how": f"formula: output-stationary systolic array, {array[0]} x {array[1]}"}
 
@@ -480,6 +508,7 @@ def _result(subject, config, seed, coefficients, measured, by_set, iso, best, ru
     return {
         "network": subject.name, "title": subject.title, "configuration": config.name, "seed": seed, "images": subject.images,
         "densities": subject.densities, "source": subject.source, "coefficients": coefficients, "by_coefficients": by_set,
+        "energy_by_block": {which: {name: sum(layer["energies_by_block"][which][name] for layer in layers) for name in layers[0]["energies_by_block"][which]} for which in SETS},
         "cycles": hybrid["cycles"], "cycles_running": hybrid["cycles_running"], "energy_pj": hybrid["energy_pj"],
         "edp": {name: measured[name]["edp"] for name in ("hybrid", *BASELINES)},
         "edp_running": {name: measured[name]["edp_running"] for name in ("hybrid", *BASELINES)},
@@ -522,7 +551,8 @@ def _layers(subject, config, coefficients, runs, by_part):
                 "total": sums.fixed + sums.running, "running": sums.running,
                 "cycles": {cause.name.lower(): float(sums.counts[cause]) for cause in StallCause},
                 "utilisation": matches / ((config.ann_pes + config.snn_pes) * max(sums.running, 1.0)),
-                "energy_pj": sums.energy[coefficients], "energies_pj": sums.energy, "lines": _lines(network, layer, part, config, images, by_part["hybrid"][number][layer.name]), "sampled": part.fraction,
+                "energy_pj": sums.energy[coefficients], "energies_pj": sums.energy, "energies_by_block": sums.parts,
+                "moved": dict(zip(TRAFFIC, sums.traffic.tolist())), "lines": _lines(network, layer, part, config, images, by_part["hybrid"][number][layer.name]), "sampled": part.fraction,
                 "against": {policy: {"running": runs[policy][number][layer.name].running,
                                      "total": runs[policy][number][layer.name].running + runs[policy][number][layer.name].fixed,
                                      "energy_pj": runs[policy][number][layer.name].energy[coefficients]} for policy in POLICIES}})

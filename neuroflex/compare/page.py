@@ -137,7 +137,9 @@ def _network(name, result, config, parts):
         (f"{title}: roofline", f"One point per layer. Roofs: {config.ann_pes + config.snn_pes} matches per cycle, and {config.line_bytes} bytes per cycle through the memory "
          "port. Bytes are those that must cross it once: weights, nonzero inputs, outputs.",
          plot(plots.roofline_figure(result, config.ann_pes + config.snn_pes, config.line_bytes))),
-        (f"{title}: energy by layer", "Events of the PEs times coefficients.", plot(plots.energy_figure(result))),
+        (f"{title}: energy by layer", "Events of PEs, FiberCache and compressor times coefficients.", plot(plots.energy_figure(result))),
+        (f"{title}: where the energy goes", "The hybrid split: shares of the processing elements, of FiberCache and of the compressor, of the whole network with every set of coefficients, "
+         "then of each layer with that of the schedules. External memory is in none.", plot(plots.blocks_figure(result))),
         (f"{title}: densities and split", "Nonzero activations and weights, and the share of columns on the SNN core.", plot(plots.densities_figure(result))),
         (f"{title}: levels", "What each layer reads, by level; level 0 is a silent neuron, which is never stored nor sent.", plot(plots.levels_figure(result))),
         (f"{title}: density histograms", "How unlike each other channels and columns of a layer are, each layer from bottom to top. Left or above: channels of the activations "

@@ -1,6 +1,6 @@
 """The pictures of a comparison, as Plotly figures."""
 
-__all__ = ["densities_figure", "density_histogram_figure", "edp_figure", "energy_figure", "levels_figure", "plane_figure", "roofline_figure"]
+__all__ = ["blocks_figure", "densities_figure", "density_histogram_figure", "edp_figure", "energy_figure", "levels_figure", "plane_figure", "roofline_figure"]
 
 import numpy as np
 
@@ -79,6 +79,22 @@ def energy_figure(result):
         figure.add_bar(x=[layer["layer"] for layer in result["layers"]], y=[layer["against"][policy]["energy_pj"] for layer in result["layers"]],
                        name=_label(policy), marker={"color": _COLOURS[policy]}, hovertemplate="%{x}: %{y:.3g} pJ")
     figure.update_layout(barmode="group", margin={"b": 110})
+    return figure
+
+
+_BLOCKS = {"pes": ("PEs", "#009E73"), "cache": ("FiberCache", "#CC79A7"), "compressor": ("compressor", "#F0E442")}
+
+
+def blocks_figure(result):
+    """Where the energy of the hybrid split goes: the share of each block, by set of coefficients and, with that of the schedules, by layer."""
+    figure = blank_figure(360, "", "share of the energy")
+    sets, chosen = result["energy_by_block"], result["coefficients"]
+    spent = [(which, blocks) for which, blocks in sets.items()] + [(layer["layer"], layer["energies_by_block"][chosen]) for layer in result["layers"]]
+    for block, (name, colour) in _BLOCKS.items():
+        figure.add_bar(x=[label for label, _ in spent], y=[blocks[block] / max(sum(blocks.values()), 1e-300) for _, blocks in spent], name=name, marker={"color": colour},
+                       customdata=[blocks[block] for _, blocks in spent], hovertemplate="%{x}: %{customdata:.3g} pJ, %{y:.1%}<extra>" + name + "</extra>")
+    figure.update_layout(barmode="stack", margin={"b": 110})
+    figure.update_yaxes(range=[0, 1.02])
     return figure
 
 
