@@ -18,8 +18,8 @@ PACKING_END = 1.4       # cycles of the compressor per output position, besides 
 FROM_CACHE = 2.9        # cycles per chunk that the cache holds, at least: eight are read ahead, 23 cycles each
 FROM_MEMORY = 7.2       # cycles per chunk that memory holds, at least
 FETCHED_LINE = 1.7      # cycles per line of such a chunk
-CACHE_AT_WORK = 14.0    # cycles per chunk in which the cache has something under way: 5 to 20 were seen, the more the seldomer PEs take one
-FILL_AT_WORK = 30.0     # the same, more, per chunk that memory holds
+CACHE_AT_WORK = 20.0    # cycles in which the cache has something under way per chunk that it holds, when PEs take one now and then
+MEMORY_AT_WORK = 47.0   # the same per chunk that memory holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,7 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None, per_
 
     reach = np.abs(layer.weights.astype(np.int64)).sum(axis=0) * (levels_in if serial else 1)
     spiking = (levels_out <= config.snn_levels) & (levels_in <= config.snn_levels) & (reach < 1 << config.snn_acc_bits - 1)
-    reading, writing = _moved(network, layer, trace, config, pj)
+    reading, writing = _moved(network, layer, trace, config, pj, delay[Core.ANN].sum() / (config.ann_pes + config.snn_pes))
     common = common + writing
     energy = np.stack([common + ann + delay[Core.ANN] * pj["ann_cycle"], common + snn + delay[Core.SNN] * pj["snn_cycle"]])
     taking = rows * chunks * np.array([chunk, chunk + (0.0 if kind in ("serial", "radix") else laggy)]) * np.isinf(per_pe)
@@ -271,15 +271,24 @@ def moved_energy(traffic, config, *, energy=None):
     return float(spent[cache].sum()), float(spent[~cache].sum())
 
 
-def _moved(network, layer, trace, config, pj):
-    """What FiberCache and compressor will spend: on reading all rows' chunks, and on packing and writing each column's outputs, pJ per image."""
+def _moved(network, layer, trace, config, pj, cycles):
+    """What FiberCache and compressor will spend: on reading all rows' chunks, and on packing and writing each column's outputs, pJ per image.
+
+    ``cycles`` are about what the PEs take: the less of them there are for each chunk, the more of the cache's work for one overlaps with that for others.
+    """
     cost = dict(zip(TRAFFIC, traffic_weights(config) * [pj[name] for name in TRAFFIC]))
     reading = 0.0
-    for place, source, chunks, lines in _chunks(network, layer, trace, config):
+    read = list(_chunks(network, layer, trace, config))
+    period = max(cycles, stream_cycles(network, layer, trace, config)) / max(sum(chunks * place * source.repeat for place, source, chunks, _ in read), 1)
+
+    def at_work(alone):
+        return alone * (1 - np.exp(-period / alone))
+
+    for place, source, chunks, lines in read:
         first = chunks * (min(np.prod(network.shape(source.tensor)[1:]), place) if source.tensor == network.input.name else 0)
         count = chunks * place * source.repeat
-        reading += (count * (cost["cache_fetch"] + (1 + lines) * (cost["cache_read"] + cost["cache_line"]) + CACHE_AT_WORK * cost["cache_cycle"])
-                    + first * ((1 + lines) * (cost["cache_fill"] + cost["cache_line"]) + FILL_AT_WORK * cost["cache_cycle"]))
+        reading += (count * (cost["cache_fetch"] + (1 + lines) * (cost["cache_read"] + cost["cache_line"]) + at_work(CACHE_AT_WORK) * cost["cache_cycle"])
+                    + first * ((1 + lines) * (cost["cache_fill"] + cost["cache_line"]) + (at_work(MEMORY_AT_WORK) - at_work(CACHE_AT_WORK)) * cost["cache_cycle"]))
     positions = float(np.prod(trace.output.shape[2:]))
     nonzero = np.count_nonzero(trace.output, axis=(2, 3)).mean(axis=0)
     lines = nonzero / config.line_bytes + positions * 1.5 / config.chunk_bits         # a mask and half a line for the rest of a chunk
