@@ -59,8 +59,7 @@ def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
     ended = [v.rtl.status.name for v in verdicts if v.rtl.status is not Status.DONE]
     if ended:
         raise RuntimeError(f"{len(ended)} of {images} jobs did not end well on the RTL; the first: {ended[0]}")
-    edp = {policy: float(np.mean([flow.energy_pj(other, tensor) * (verdict.model if other is job else flow.simulate_model(other, tensor)).cycles
-                                  for tensor, verdict in zip(tensors, verdicts)]))
+    edp = {policy: float(np.mean([_product(other, tensor, verdict.model if other is job else flow.simulate_model(other, tensor)) for tensor, verdict in zip(tensors, verdicts)]))
            for policy, other in show.track(list(jobs.items()), "energy-delay product of the policies")}
     with show.step("draw the report"):
         sums = np.sum([verdict.rtl.layers for verdict in verdicts], axis=0) / images
@@ -88,6 +87,11 @@ def _generate(config, folder):
     same = manifest.get("sources") == sources_digest() and manifest.get("configuration") == config.to_dict()
     if not same or not files_match(folder, manifest):
         generate(config, folder)
+
+
+def _product(job, tensor, model):
+    """Energy-delay product of a run of the golden model."""
+    return flow.energy_pj(job, tensor, model) * model.cycles
 
 
 def _columns(job):
