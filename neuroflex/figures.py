@@ -3,6 +3,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from neuroflex.formats import Core, StallCause
+from neuroflex.sim.energy import DEFAULT
 
 __all__ = ["blank_figure", "columns_figure", "edp_figure", "stalls_figure", "timeline_figure", "utilisation_figure"]
 
@@ -35,7 +36,7 @@ def columns_figure(columns):
         ``delay`` and ``energy``, float64 (2, N), by core; ``core``, int (N,), the split; ``spiking``, bool (N,), whether the SNN core
         could take the column.
     """
-    figure = blank_figure(340, "cycles of the column", "pJ (coefficients assumed)")
+    figure = blank_figure(340, "cycles of the column", f"pJ ({DEFAULT})")
     delay, energy, chosen, spiking = columns["delay"], columns["energy"], columns["core"], columns["spiking"]
     x, y = np.full((2, 3 * len(chosen)), np.nan)
     for i in np.flatnonzero(spiking):
@@ -57,7 +58,7 @@ def columns_figure(columns):
 
 def edp_figure(edp):
     """Bars of the energy-delay product by policy, with the ratio to the hybrid split."""
-    figure = blank_figure(320, "", "pJ × cycles (coefficients assumed)")
+    figure = blank_figure(320, "", f"pJ × cycles ({DEFAULT})")
     names = list(edp)
     figure.add_bar(x=[name.replace("_", "-") for name in names], y=[edp[name] for name in names],
                    text=[f"{edp[name] / edp['hybrid']:.2f}×" for name in names], textposition="outside", cliponaxis=False,

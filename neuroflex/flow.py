@@ -198,7 +198,7 @@ def verify(job, tensor, *, memory=None):
 
 
 def energy_pj(job, tensor, model=None):
-    """Energy of a job in pJ: events counted for this very input times coefficients (`neuroflex.sim.energy`), of the PEs, of FiberCache and of the compressor.
+    """Energy of a job in pJ: events counted for this very input times the default coefficients of `neuroflex.sim.energy`, of the PEs, of FiberCache and of the compressor.
 
     ``model`` is the `Result` of `simulate_model` for this input, which counts what cache and compressor do; without it the model runs.
     """

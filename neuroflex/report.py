@@ -147,6 +147,7 @@ def page(title, introduction, sections, *, style="", script=""):
 def render(report):
     """The HTML page."""
     from neuroflex import figures
+    from neuroflex.sim.energy import DEFAULT
 
     s = report.summary
     title = f"{s['network']} on {s['configuration']}"
@@ -157,10 +158,10 @@ def render(report):
          f'<div class="tiles">{_tiles(s)}</div>'),
         ("Answers", "Test images and what the RTL made of them.", f'<div class="digits">{_samples(report.samples)}</div>'),
         ("Columns and the split", "Each column of a layer on either core, as the cost model predicts it from the calibration images. Filled: where it runs. Hollow: where it would have been. "
-         "The split minimises the energy-delay product of the whole network; energies are counted events times coefficients that are assumed.",
+         "The split minimises the energy-delay product of the whole network; energies are counted events times coefficients measured on netlists of standard cells, memories by a published model.",
          f'<div class="plots">{planes}</div>'),
         ("Energy-delay product of the policies", "Mean over the same images, from the golden model's cycles; lower is better. "
-         "The energy coefficients are assumed, not measured.", plot(figures.edp_figure(s["edp"]))),
+         f"Energies are counted events times the coefficients of {DEFAULT}: netlists of standard cells without wires, memories by a published model.", plot(figures.edp_figure(s["edp"]))),
         ("PE timelines", "When each processing element issued matches, for the first image, from the golden model, whose matches "
          "were compared with the RTL's in every cycle. Gaps shorter than 16 cycles are closed.",
          plot(figures.timeline_figure(report.timeline, report.layers))),

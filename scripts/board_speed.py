@@ -20,6 +20,7 @@ from neuroflex.config import load_config
 from neuroflex.formats import StallCause
 from neuroflex.fpga.boards import estimate
 from neuroflex.progress import Display
+from neuroflex.sim.energy import DEFAULT
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import quantise
 
@@ -99,7 +100,7 @@ def main():
     if options.json:
         print(json.dumps(found, indent=1))
         return
-    print(f"{options.config} at an assumed {options.clock:g} MHz, golden model; energies with assumed coefficients")
+    print(f"{options.config} at an assumed {options.clock:g} MHz, golden model; energies {DEFAULT}")
     print(f"{'network':18} {'cycles':>12} {'frames/s':>9} {'GOPS dense':>10} {'actual':>7} {'use':>6} {'loading':>8} {'memory':>7} {'uJ':>7}")
     for one in found:
         load, memory = (one["cycles_by_cause"][cause] / one["cycles"] for cause in ("load", "memory"))

@@ -18,7 +18,7 @@ from neuroflex.config import PRESETS, load_config
 from neuroflex.formats import Core
 from neuroflex.measure import measure_layer
 from neuroflex.sim.cost import column_costs, moved_energy, placed_energy
-from neuroflex.sim.energy import SETS, TRAFFIC, energy_table
+from neuroflex.sim.energy import EVENTS, SETS, TRAFFIC, energy_table
 from neuroflex.sim.network import evaluate
 
 TINY = PRESETS["tiny"]
@@ -45,7 +45,7 @@ def test_dense_cycles_are_those_of_scale_sim():
 
 
 def test_dense_energy_by_hand():
-    table = dict.fromkeys(energy_table(), 0.0) | {"mac": 1.0, "value_read": 100.0, "qcfs_step": 1e6}
+    table = dict.fromkeys(EVENTS, 0.0) | {"mac": 1.0, "value_read": 100.0, "qcfs_step": 1e6}
     # 3 × 5 × 9 on 2 × 4: two folds of rows, three of columns; A is read three times, B twice.
     assert baselines.dense_energy(3, 5, 9, (2, 4), np.array([1] * 8 + [4]), table) == 135 + 100 * (15 * 3 + 45 * 2) + 1e6 * 3 * (8 + 3)
 
@@ -289,7 +289,7 @@ def test_command(capsys, tmp_path):
     assert found["networks"]["peer_10"]["sampled"] < 1 and found["networks"]["peer_10"]["accuracy"]["integer"] is None
     assert main(["compare", "peer_10", "--config", "tiny", "--rows", "4"]) == 0
     text = capsys.readouterr().out
-    assert "synthetic densities" in text and "cut to" in text and "hybrid" in text and "energies: assumed-45nm" in text
+    assert "synthetic densities" in text and "cut to" in text and "hybrid" in text and "energies: measured-sky130" in text
     assert "The same schedules with measured-sky130:" in " ".join(text.split())
 
 

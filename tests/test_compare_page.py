@@ -31,7 +31,7 @@ def test_page_is_complete_and_needs_no_network(page):
         assert f": {heading}</h2>" in text
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"?(https?:)?//", text)
     assert text.count("Plotly.newPlot(") == PLOTS and 'name="viewport"' in text
-    assert "Synthetic densities" in text and "cut to as little as" in text and "assumed-45nm (schedules)" in text and "pJ, measured-sky130" in text
+    assert "Synthetic densities" in text and "cut to as little as" in text and "measured-sky130 (schedules)" in text and "pJ, literature-45nm" in text
     assert [path.name for path in page.parent.iterdir()] == ["compare.html"]
 
 

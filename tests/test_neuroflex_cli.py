@@ -102,7 +102,7 @@ def test_a_run_that_does_not_end_is_no_traceback(call, monkeypatch):
     (["compile", "nothing", "-o", "x.nfx"], "neither a network of the zoo (cifar10_resnet20"),
     (["demo", "--network", "nothing"], "neither a network of the zoo (cifar10_resnet20"),
     (["compare", "nothing"], "neither a shape (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, vit_small, peer_2, peer_10, peer_50, peer_100, loas_vgg16, loas_alexnet, loas_vgg16_drawn, loas_alexnet_drawn), a network of the zoo (cifar10_resnet20"),
-    (["compare", "digits", "--coefficients", "guess"], "there are assumed-45nm"),
+    (["compare", "digits", "--coefficients", "guess"], "there are measured-sky130"),
     (["sweep", "vgg16", "nothing"], "neither a shape (vgg16,"),
     (["bench", "--config", "huge"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),
     (["generate", "--config", "huge", "-o", "x"], "neither a preset (tiny, small, pynq_z2, paper) nor a file"),

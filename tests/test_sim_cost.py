@@ -59,7 +59,7 @@ def test_every_coefficient_is_named_sourced_and_marked():
         for coefficient in coefficients:
             assert coefficient.picojoules >= 0 and coefficient.error >= 0 and coefficient.event and coefficient.source
             assert coefficient.assumed or name == "measured-sky130"
-    assert energy_table() == energy_table("assumed-45nm") != energy_table("measured-sky130")
+    assert energy_table() == energy_table("measured-sky130") != energy_table("literature-45nm")
     assert energy_table(mac=1)["mac"] == 1 != energy_table()["mac"]
     with pytest.raises(KeyError, match="no energy coefficient 'adder'"):
         energy_table(adder=1)
@@ -73,7 +73,7 @@ def test_costs_follow_the_matches(digits):
     network, trace = digits
     layer = network.layer("act2")
     model = CostModel(ann_row=2, ann_match=1.25, snn_row=5, snn_match=1.5)
-    unit = dict.fromkeys(energy_table(), 0.0)
+    unit = dict.fromkeys(EVENTS, 0.0)
     costs = column_costs(network, layer, trace.layers["act2"], DUAL, model=model, energy=unit | {"mac": 1.0, "correction": 1.0})
     m = trace.layers["act2"].matches / 8
     assert np.allclose(costs.delay[Core.ANN], 2 * 64 + 1.25 * m)
@@ -89,7 +89,7 @@ def test_what_a_pe_spends_on_chunks_is_the_columns_or_its_own(digits):
     """Nine chunks of 32 bits in each of 64 rows: with infinitely many columns to a PE none has a share, and each PE that takes them pays."""
     network, trace = digits
     layer, run = network.layer("act2"), trace.layers["act2"]
-    unit = dict.fromkeys(energy_table(), 0.0) | {"chunk": 2.0, "laggy_chunk": 3.0}
+    unit = dict.fromkeys(EVENTS, 0.0) | {"chunk": 2.0, "laggy_chunk": 3.0}
     one, none = (column_costs(network, layer, run, DUAL, energy=unit, per_pe=shared) for shared in (1, np.inf))
     chunks = 64 * 9 * 32 / 128
     assert none.taking.tolist() == [2 * chunks, 5 * chunks] and not none.energy.any() and not one.taking.any()
@@ -123,7 +123,7 @@ def test_cycles_to_read_and_broadcast_are_those_of_the_cycle_model(inputs, kerne
 
 def events(network, layer, run, config, **options):
     """How often a column's cost counts each coefficient: name → float64 (2, N), each alone at 1 pJ."""
-    none = dict.fromkeys(energy_table(), 0.0)
+    none = dict.fromkeys(EVENTS, 0.0)
     assert np.array_equal(column_costs(network, layer, run, config, energy=none, **options).energy, np.zeros((2, layer.columns)))
     return {name: column_costs(network, layer, run, config, energy=none | {name: 1.0}, **options).energy for name in none}
 
@@ -215,7 +215,7 @@ def test_serial_pes_pay_for_additions(digits):
     """Every addition, and a second prefix count and the read of a level per match: no correction and no laggy prefix sum."""
     network, trace = digits
     layer, run, config = network.layer("act2"), trace.layers["act2"], PRESETS["tiny"].replace(snn_pe="serial")
-    none, images = dict.fromkeys(energy_table(), 0.0), len(trace.output)
+    none, images = dict.fromkeys(EVENTS, 0.0), len(trace.output)
     costs = {name: column_costs(network, layer, run, config, energy=none | {name: 1.0}) for name in none}
     snn = {name: cost.energy[Core.SNN] for name, cost in costs.items()}
     assert np.allclose(snn["pseudo"], run.level_sum / images) and np.allclose(snn["level_read"], run.matches / images)
@@ -250,7 +250,7 @@ def test_kinds_of_snn_pe_have_coefficients_of_their_own():
     measured = energy_table("measured-sky130")
     for kind in ("serial", "binary", "radix"):
         assert of_kind(measured, kind)["snn_cycle"] != measured["snn_cycle"] and set(of_kind(measured, kind)) == set(EVENTS)
-        assert of_kind(energy_table(), kind) == energy_table()
+        assert of_kind(energy_table("literature-45nm"), kind) == energy_table("literature-45nm")
 
 
 def test_columns_that_the_snn_core_cannot_take(digits):
@@ -277,7 +277,7 @@ def test_chunks_are_paid_by_every_pe_that_has_columns(digits):
     network, _ = digits
     trace = evaluate(network, network.examples.calibration_images[:1])
     layer, config = network.layer("act2"), DUAL
-    energy = dict.fromkeys(energy_table(), 0.0) | {"laggy_chunk": 128 / config.chunk_bits}
+    energy = dict.fromkeys(EVENTS, 0.0) | {"laggy_chunk": 128 / config.chunk_bits}
     run = trace.layers["act2"]
     chunks = run.rows * network.row_chunks(layer, config.chunk_bits)
 

@@ -29,7 +29,7 @@ def test_more_levels_cost_the_snn_core_more(points):
     one, eight = points[1, 50, 0.25, "low"], points[8, 50, 0.25, "low"]
     for which in SETS:
         assert snn_columns.ratio(one["energy_pj"][which]) < snn_columns.ratio(eight["energy_pj"][which])
-    assert np.isclose(one["energy_pj"]["assumed-45nm"]["ANN"], eight["energy_pj"]["assumed-45nm"]["ANN"], rtol=0.1)
+    assert np.isclose(one["energy_pj"]["literature-45nm"]["ANN"], eight["energy_pj"]["literature-45nm"]["ANN"], rtol=0.1)
 
 
 def test_table_and_picture(points):

@@ -36,13 +36,14 @@ def command(rows, inputs, columns, activation_density, weight_density, levels, k
     show = display(len(policies) * (3 + rtl))
     from neuroflex.config import load_config
     from neuroflex.measure import measure_layer
+    from neuroflex.sim.energy import DEFAULT
 
     config = load_config(config_name)
     runs = [measure_layer(config, rows=rows, inputs=inputs, columns=columns, activation_density=activation_density,
                           weight_density=weight_density, levels=levels, kernel=kernel, seed=seed, policy=policy, rtl=rtl,
                           memory=memory_trace(latency, memory_seed), show=show) for policy in policies]
     emit(as_json, runs[0] if len(runs) == 1 else {"runs": runs}, _table(config, runs, rows, inputs, columns),
-         "use: matches per PE and cycle, over the run phase and over all cycles; assumed: from coefficients that were not measured")
+         f"use: matches per PE and cycle, over the run phase and over all cycles; energies: events × {DEFAULT}")
     for run in runs:
         if run["equal"] is False:
             raise CheckFailed(f"{run['policy']}: RTL and model differ")
@@ -62,8 +63,8 @@ def _table(config, runs, rows, inputs, columns):
         lines += [(f"matches, {core.upper()}", [figures["matches"][core] for _, figures, _ in sides]),
                   (f"{core.upper()} use, run", [figures["utilisation"][core] for _, figures, _ in sides]),
                   (f"{core.upper()} use, all", [figures["utilisation_all"][core] for _, figures, _ in sides])]
-    lines += [("energy, pJ (assumed)", [run["energy_pj"] for run, _, _ in sides]),
-              ("EDP, pJ x cycles (assumed)", [f"{run['edp']:.4g}" for run, _, _ in sides]),
+    lines += [("energy, pJ", [run["energy_pj"] for run, _, _ in sides]),
+              ("EDP, pJ x cycles", [f"{run['edp']:.4g}" for run, _, _ in sides]),
               ("joins/s of the model", [round(run["model_joins_per_second"]) for run, _, _ in sides])]
     return table(f"{rows} x {inputs} x {columns} on {config.name}", ("", *(run["policy"] for run, _, _ in sides)),
                  ((name, *map(figure, values)) for name, values in lines))

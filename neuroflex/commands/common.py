@@ -55,11 +55,11 @@ def _stack(*options):
 
 
 def _known_coefficients(ctx, param, value):
-    from neuroflex.sim.energy import SETS
+    from neuroflex.sim.energy import DEFAULT, SETS
 
-    if value not in SETS:
+    if value not in (None, *SETS):
         raise click.UsageError(f"no set of coefficients {value!r}; there are {', '.join(SETS)}")
-    return value
+    return value or DEFAULT
 
 
 images_options = _stack(
@@ -74,7 +74,7 @@ memory_options = _stack(
 comparison_options = _stack(
     click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale: for shapes only, and said in the output."),
     click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network."),
-    click.option("--coefficients", default="assumed-45nm", show_default=True, callback=_known_coefficients,
+    click.option("--coefficients", callback=_known_coefficients, show_default="measured-sky130",
                  help="Set of energy coefficients that the schedule is made with; results are given with all sets."),
     click.option("--latency", type=click.IntRange(1, MAX_LATENCY), default=20, show_default=True, help="Cycles that memory takes to answer a read."))
 

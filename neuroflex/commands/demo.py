@@ -37,7 +37,7 @@ def command(folder, images, network, config_name, seed, as_json):
             ("cycles, RTL", summary["rtl_cycles"]), ("cycles, model", summary["model_cycles"]),
             ("cycles that differ", summary["cycle_mismatches"]), ("values that differ", summary["value_mismatches"]),
             ("matches per ANN PE and cycle", summary["utilisation"]["ann"]), ("matches per SNN PE and cycle", summary["utilisation"]["snn"]),
-            *((f"EDP, {name} against hybrid (coefficients assumed)", f"{value / best:.2f}x") for name, value in summary["edp"].items() if name != "hybrid")]
+            *((f"EDP, {name} against hybrid", f"{value / best:.2f}x") for name, value in summary["edp"].items() if name != "hybrid")]
     emit(as_json, summary, table(f"{summary['network']} on {summary['configuration']}", ("what", "value"), rows),
          f"{time.monotonic() - started:.0f} s. Open {folder / 'report.html'}; the Verilog is in {folder / 'verilog'}.")
     if summary["cycle_mismatches"] or summary["value_mismatches"]:

@@ -19,7 +19,7 @@ from neuroflex.compiler.schedule import (Machine, NetworkSchedule, ScheduleError
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.progress import Silent
 from neuroflex.sim.cost import column_costs, moved_energy, neuron_steps, placed_energy
-from neuroflex.sim.energy import SETS, TRAFFIC, energy_table, of_kind
+from neuroflex.sim.energy import DEFAULT, SETS, TRAFFIC, energy_table, of_kind
 from neuroflex.sim.memory import MemoryTrace
 from neuroflex.sim.network import quantise
 from neuroflex.sim.pascif import first_steps
@@ -371,7 +371,7 @@ class _Planner:
         return {policy: self.of(tiles) for policy, tiles in found.items()}
 
 
-def compare_network(subject, config, *, seed=0, coefficients="assumed-45nm", latency=20, show=None):
+def compare_network(subject, config, *, seed=0, coefficients=DEFAULT, latency=20, show=None):
     """Run a subject under every policy.
 
     Parameters

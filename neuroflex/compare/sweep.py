@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from neuroflex.atomic import write_atomically
+from neuroflex.sim.energy import DEFAULT
 
 MOST_ATTEMPTS = 3
 _POLL_SECONDS = 0.05
@@ -35,7 +36,7 @@ class Job:
     seed: int = 0
     rows: int | None = None
     images: int = 1
-    coefficients: str = "assumed-45nm"
+    coefficients: str = DEFAULT
     latency: int = 20
     sources: str = ""
 
