@@ -33,7 +33,7 @@ from neuroflex.power.liberty import Library
 from neuroflex.power.netlist import Netlist
 from neuroflex.power.sram import SOURCE, access_energy
 from neuroflex.sim.binary_pe import bit_count
-from neuroflex.sim.cost import neuron_steps
+from neuroflex.sim.cost import neuron_steps, pair_bits
 from neuroflex.sim.pascif import first_steps
 from neuroflex.tb.array_traffic import Layers
 
@@ -260,7 +260,7 @@ def _rounded(value):
 def coefficients(results):
     """The set ``measured-sky130`` of `neuroflex.sim.energy`: name → (pJ, standard error), from what a run of this script wrote.
 
-    What works on masks is scaled from the measured width to the 128 bits of the table; reads of weights and levels are those counted,
+    What works on masks is scaled from the measured width to the 128 bits of the table; reads of weights, levels and masks are those counted,
     at the price of the preset ``paper``'s memories. Names with a dot are those of kinds of SNN PE other than ``dual_prefix``.
     """
     ann, snn = (results["blocks"][name] for name in ("AnnPe", "SnnPe"))
@@ -277,16 +277,19 @@ def coefficients(results):
 
     join = part(ann, "front_end") + part(ann, "front_end.encoder") + part(ann, "front_end.queue")
     fast, weight, level = part(ann, "front_end.weight_prefix"), part(ann, "front_end.weights"), part(ann, "front_end.levels")
-    wide, paper = 128 / results["chunk_bits"], PRESETS["paper"]
+    wide, paper, masks = 128 / results["chunk_bits"], PRESETS["paper"], part(ann, "front_end.pairs", "scan")
     weights = access_energy(paper.value_lines, paper.chunk_bits)
     weight_128 = weight * weights / ann["memories"]["front_end.weights"]["access_pj"]
     level_128 = level * access_energy(8 * paper.slots, LEVEL_BITS * paper.line_bytes) / ann["memories"]["front_end.levels"]["access_pj"]
     found = {
-        "join": wide * join, "fast_prefix": wide * fast, "weight_read": weight_128, "level_read": level_128,
+        "join": wide * join, "fast_prefix": wide * fast, "weight_line": weight_128, "level_line": level_128,
         "mac": difference(total(ann, "match"), join, fast, fast, weight, level),
+        "dense_mac": difference(total(ann, "match"), join, fast, fast, weight, level, part(ann, "sums")),
         "pseudo": difference(total(snn, "match"), join, fast, weight),
         "speculation": difference(total(snn, "speculation"), level), "correction": total(snn, "correction"),
-        "laggy_chunk": wide * total(snn, "laggy_chunk"), "chunk": wide * total(ann, "chunk"), "scan": wide * total(ann, "scan"),
+        "laggy_chunk": wide * total(snn, "laggy_chunk"), "chunk": wide * total(ann, "chunk"), 
+        "mask_line": masks * access_energy(paper.mask_pairs, pair_bits(paper)) / ann["memories"]["front_end.pairs"]["access_pj"],
+        "scan": wide * difference(total(ann, "scan"), masks),
         "ann_output": total(ann, "output"), "qcfs_step": total(ann, "qcfs_step"),
         "snn_output": total(snn, "output"), "pascif_step": total(snn, "pascif_step"),
         "ann_cycle": total(ann, "cycle"), "snn_cycle": total(snn, "cycle"),

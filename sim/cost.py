@@ -1,6 +1,7 @@
 """Cost of a column on either core: cycles on its PE and energy, from the matches that calibration counted."""
 
-__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "moved_energy", "neuron_steps", "placed_energy", "stream_cycles", "traffic_weights"]
+__all__ = ["ColumnCosts", "CostModel", "column_costs", "fit", "moved_energy", "memory_weights", "neuron_steps", "pair_bits", "placed_energy", "stream_cycles",
+           "traffic_weights"]
 
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from neuroflex.cache_policy import PRIORITY_MAX, age_bits, tag_bits
 from neuroflex.config import PRESETS
-from neuroflex.formats import Core
+from neuroflex.formats import LEVEL_BITS, Core
 from neuroflex.power.sram import access_energy
 from neuroflex.sim.binary_pe import bit_count
 from neuroflex.sim.energy import TRAFFIC, energy_table, of_kind
@@ -176,9 +177,9 @@ def column_costs(network, layer, trace, config, *, model=None, energy=None, per_
     serial = kind == "serial"
 
     join, fast, laggy, chunk, scan = (pj[name] * config.chunk_bits / 128 for name in ("join", "fast_prefix", "laggy_chunk", "chunk", "scan"))
-    weight, level = pj["weight_read"], pj["level_read"]
+    weight, level, masks = (sum(pj[name] * factor for name, factor in of.items()) for of in memory_weights(config))
     several = levels_in > 1     # with one level the FIFO, the corrections or the SNN PE's level prefix stand still, and no level is read
-    common = matches * (join + fast + weight) + rows * chunks * (chunk / per_pe + scan / 2)
+    common = matches * (join + fast + weight) + rows * chunks * (chunk / per_pe + (scan + masks) / 2)
     ann = matches * (fast + level + pj["mac"]) + rows * (pj["ann_output"] + bits * pj["qcfs_step"])
     if kind in ("serial", "radix"):
         added = additions if serial else trace.level_bits / images
@@ -228,6 +229,28 @@ def _chunks(network, layer, trace, config):
             channels = network.shape(part)[0]
             chunks = -(-channels // config.chunk_bits)
             yield place, source, chunks, np.maximum(density * channels / chunks / config.line_bytes + 0.5, 1)
+
+
+def pair_bits(config):
+    """Bits of a word of a PE's memory of masks: those of two columns, and where their weights begin."""
+    return 2 * (config.chunk_bits + config.value_base_bits)
+
+
+def memory_weights(config):
+    """What a read of a PE's memories costs in a configuration, over what it costs in the preset ``paper``, as the memory model says.
+
+    Returns
+    -------
+    weights, levels, masks : dict
+        Name of the coefficient (`neuroflex.sim.energy.EVENTS`) → factor. Bytes cost as the square root of the memory's size goes, lines also as their bits go.
+    """
+    def sizes(one):
+        return np.array([(one.value_lines, one.chunk_bits), (8 * one.slots, LEVEL_BITS * one.line_bytes), (one.mask_pairs, pair_bits(one))], float)
+
+    own, paper = sizes(config), sizes(PRESETS["paper"])
+    of_bytes = np.sqrt(own.prod(axis=1) / paper.prod(axis=1))
+    of_lines = of_bytes * own[:, 1] / paper[:, 1]
+    return {"weight_read": of_bytes[0], "weight_line": of_lines[0]}, {"level_read": of_bytes[1], "level_line": of_lines[1]}, {"mask_line": of_lines[2]}
 
 
 def traffic_weights(config):

@@ -45,7 +45,7 @@ def test_dense_cycles_are_those_of_scale_sim():
 
 
 def test_dense_energy_by_hand():
-    table = dict.fromkeys(EVENTS, 0.0) | {"mac": 1.0, "value_read": 100.0, "qcfs_step": 1e6}
+    table = dict.fromkeys(EVENTS, 0.0) | {"dense_mac": 1.0, "value_read": 100.0, "qcfs_step": 1e6}
     # 3 × 5 × 9 on 2 × 4: two folds of rows, three of columns; A is read three times, B twice.
     assert baselines.dense_energy(3, 5, 9, (2, 4), np.array([1] * 8 + [4]), table) == 135 + 100 * (15 * 3 + 45 * 2) + 1e6 * 3 * (8 + 3)
 

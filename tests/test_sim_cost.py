@@ -15,7 +15,7 @@ from neuroflex.config import PRESETS
 from neuroflex.flow import compile_network, simulate_model
 from neuroflex.formats import Core, StallCause
 from neuroflex.power.sram import access_energy
-from neuroflex.sim.cost import (CACHE_AT_WORK, FETCHED_LINE, MEMORY_AT_WORK, ColumnCosts, CostModel, column_costs, fit, moved_energy, placed_energy, stream_cycles,
+from neuroflex.sim.cost import (CACHE_AT_WORK, FETCHED_LINE, MEMORY_AT_WORK, ColumnCosts, CostModel, column_costs, fit, memory_weights, moved_energy, placed_energy, stream_cycles,
                                 traffic_weights)
 from neuroflex.sim.energy import EVENTS, SETS, TRAFFIC, energy_table, markdown, of_kind
 from neuroflex.sim.network import evaluate
@@ -128,6 +128,10 @@ def events(network, layer, run, config, **options):
     return {name: column_costs(network, layer, run, config, energy=none | {name: 1.0}, **options).energy for name in none}
 
 
+# What reads of tiny's memories cost over those of paper's: 1,024 lines of 4 bytes against 16, 4 slots of 8 lines of 28 bits against 8 of 112, 512 words of 88 bits against 284.
+BYTE, LINE, LEVEL, LEVELS, MASKS = 1 / 2, 1 / 8, 1 / 8 ** 0.5, 1 / 8 ** 0.5 / 4, (88 / 284) ** 1.5
+
+
 def test_every_term_of_the_costs_by_hand(digits):
     """Nine chunks of 32 bits in each of 64 rows, four levels in and out, three columns to a PE."""
     network, trace = digits
@@ -139,10 +143,11 @@ def test_every_term_of_the_costs_by_hand(digits):
     lines = np.count_nonzero(run.output, axis=(2, 3)).mean(axis=0) / 4 + rows * 1.5 / 32
     packed = {name: lines * weights[name] for name in ("cache_line", "cache_write", "cache_cycle", "pack_line")} | {name: rows / 2 * weights[name] for name in ("pack_round", "pack_cycle")}
     want = {name: (packed.get(name, 0),) * 2 for name in TRAFFIC} | {
-            "join": (m / 4, m / 4), "fast_prefix": (m / 2, m / 4), "weight_read": (m, m), "level_read": (m, m), "mac": (m, 0), "pseudo": (0, m), "speculation": (0, m),
+            "join": (m / 4, m / 4), "fast_prefix": (m / 2, m / 4), "weight_read": (m * BYTE, m * BYTE), "weight_line": (m * LINE, m * LINE),
+            "level_read": (m * LEVEL, m * LEVEL), "level_line": (m * LEVELS, m * LEVELS), "mask_line": (64 * 9 / 2 * MASKS,) * 2, "mac": (m, 0), "pseudo": (0, m), "speculation": (0, m),
             "correction": (0, 4 * m - run.level_sum / 8), "laggy_chunk": (0, chunks / 3), "chunk": (chunks / 3,) * 2, "scan": (chunks / 2,) * 2, "ann_output": (rows, 0),
             "match_rest": (0, 0), "weigh_step": (0, 0), "qcfs_step": (3 * rows, 0), "snn_output": (0, rows), "pascif_step": (0, (4 + 3 + 4) * rows), "ann_cycle": (delay[0], 0), "snn_cycle": (0, delay[1]),
-            "value_read": (0, 0)}       # that one is for the dense baseline
+            "value_read": (0, 0), "dense_mac": (0, 0)}       # those are for the dense baseline
     assert set(found) == set(want)
     for name, (ann, snn) in want.items():
         assert np.allclose(found[name][Core.ANN], ann) and np.allclose(found[name][Core.SNN], snn), name
@@ -205,9 +210,9 @@ def test_with_one_level_a_spike_is_a_level():
     network, tensor = shaped_layer(LayerShape(name="one", channels=64, columns=6, height=3, width=2, levels_in=1, levels_out=4), seed=1)
     layer, run = network.layers[0], evaluate(network, tensor, quantised=True).layers["one"]
     found = events(network, layer, run, PRESETS["tiny"])
-    for name in ("speculation", "correction", "level_read"):
+    for name in ("speculation", "correction", "level_read", "level_line"):
         assert not found[name][Core.SNN].any(), name
-    assert np.array_equal(found["level_read"][Core.ANN], run.matches) and run.matches.all()
+    assert np.allclose(found["level_line"][Core.ANN], LEVELS * run.matches) and run.matches.all()
     assert np.array_equal(found["pascif_step"][Core.SNN], [(1 + 3 + 4) * 6] * 6)
 
 
@@ -218,7 +223,7 @@ def test_serial_pes_pay_for_additions(digits):
     none, images = dict.fromkeys(EVENTS, 0.0), len(trace.output)
     costs = {name: column_costs(network, layer, run, config, energy=none | {name: 1.0}) for name in none}
     snn = {name: cost.energy[Core.SNN] for name, cost in costs.items()}
-    assert np.allclose(snn["pseudo"], run.level_sum / images) and np.allclose(snn["level_read"], run.matches / images)
+    assert np.allclose(snn["pseudo"], run.level_sum / images) and np.allclose(snn["level_read"], LEVEL * run.matches / images)
     assert np.allclose(snn["fast_prefix"], 2 * run.matches / images * config.chunk_bits / 128)
     assert not snn["correction"].any() and not snn["laggy_chunk"].any()
     assert np.allclose(snn["pascif_step"], run.rows * (2 * layer.levels.astype(int)))
@@ -238,10 +243,14 @@ def test_pes_that_add_bit_by_bit_pay_for_bits(digits, kind):
     want = {"pseudo": m, "correction": run.lacking_bits / 8, "fast_prefix": fast * m, "laggy_chunk": rows * 9 / 3 * fast, "match_rest": 0}
     if kind == "radix":
         want = {"pseudo": run.level_bits / 8, "correction": 0, "fast_prefix": 2 * fast * m, "laggy_chunk": 0, "match_rest": m}
-    want |= {"speculation": m, "level_read": m, "weigh_step": 3 * rows, "pascif_step": rows * 2 * layer.levels.astype(int), "snn_output": rows}
+    want |= {"speculation": m, "level_read": LEVEL * m, "weigh_step": 3 * rows, "pascif_step": rows * 2 * layer.levels.astype(int), "snn_output": rows}
     for name, expected in want.items():
         assert np.allclose(snn[name], expected), name
     assert np.array_equal(column_costs(network, layer, run, config).delay, column_costs(network, layer, run, PRESETS["tiny"]).delay)
+
+
+def test_reads_of_the_measured_preset_cost_what_the_table_says():
+    assert all(factor == 1 for of in memory_weights(PRESETS["paper"]) for factor in of.values())
 
 
 def test_kinds_of_snn_pe_have_coefficients_of_their_own():

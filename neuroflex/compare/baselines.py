@@ -42,7 +42,7 @@ def dense_energy(rows, inputs, columns, array, levels, energy):
     height, width = array
     reads = rows * inputs * -(-columns // width) + columns * inputs * -(-rows // height)
     bits = sum(int(level).bit_length() for level in levels)
-    return rows * inputs * columns * energy["mac"] + reads * energy["value_read"] + rows * bits * energy["qcfs_step"]
+    return rows * inputs * columns * energy["dense_mac"] + reads * energy["value_read"] + rows * bits * energy["qcfs_step"]
 
 
 def dense_traffic(rows, inputs, columns, pooled, config):
