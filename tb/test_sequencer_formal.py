@@ -7,14 +7,15 @@ Test plan
 * Layers: none runs before broadcaster and compressor are through with the one before, before its load has ended well, after one that met an error, or twice; no load
   starts before the one before has ended, or between its end and its run; the columns in the slices are forgotten when a load starts and then only.
 * Settings: a layer's stay from its load to its run, and while it runs; what runs is what was loaded.
-* Descriptors: the first from the program's address, each further one behind the last layer's, each once; memory's answers go to the loader while it loads, and then only.
+* Descriptors: the first from the program's address, each further one behind the last layer's, each once; one that was refused is neither loaded nor run;
+  memory's answers go to the loader while it loads, and then only.
 * End: only when neither a layer nor a load is under way and nothing is outstanding; with a status, which is the loader's, or of an error of memory where there was one and
   only then; with the number of layers that ended well.
 * Nothing is lost: in every phase the sequencer goes on within `PATIENCE` cycles in which it need not wait for another block.
 * After a soft reset, whenever it comes, it is idle and all pulses are low; what happened before counts for nothing.
 * Reached, with one bank: whole jobs without and with a layer, a second job, ends by errors of memory, loader and descriptor. With two: a load that ends while a layer runs, and the run after
   it; a soft reset while a layer runs and a load is under way.
-* The arithmetic of the geometry check is left out: its verdicts are free.
+* The geometry check is left out: its verdicts are two bits of the settings, there at once. `groups_log2` stands for all settings.
 * Not vacuous: sequencers with a line of `CHANGES` changed violate it.
 """
 import types
@@ -63,6 +64,7 @@ CHANGES = {
     "does not forget the columns": ("self.loader_start.eq(1), self.clear.eq(1)]", "self.loader_start.eq(1)]"),
     "goes on after an error of the memory": ("failed.eq(bus_error), self.layer", "failed.eq(0), self.layer"),
     "does not report the last write's error": ("with m.If((bus_error | self.bus_error) & (code == Status.DONE)):", "with m.If(bus_error & (code == Status.DONE)):"),
+    "loads what was refused": ("with m.If((code != Status.NONE) | failed if overlap else code != Status.NONE):", "with m.If(failed if overlap else code != Status.NONE):"),
     "ends while memory has not answered": ("with m.If(self.quiet):", "with m.If(self.quiet | self.progress):"),
 }
 
@@ -173,6 +175,8 @@ class Contract(wiring.Component):
             "one layer at a time": ~(dut.run & runs),
             "run what was loaded": ~dut.run | (loaded & ~loads),
             "no layer after an error": ~dut.run | ~failed,
+            "no refused descriptor is loaded": ~dut.loader_start | (dut.code == Status.NONE),
+            "none is run": ~dut.run | (dut.code == Status.NONE),
             "one load at a time, none over another": ~(dut.loader_start & (loads | loaded & (dut.code == Status.NONE))),
             "none after an end": ~dut.loader_start | ~(torn | had_failed),       # one that is decided on in the cycle in which a layer fails begins, and ends
             "forget with a load": dut.clear == dut.loader_start,

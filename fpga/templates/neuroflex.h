@@ -111,7 +111,7 @@ int neuroflex_read_output(struct neuroflex *nf, uint8_t *levels);
    the number of the input that has it. `polls`: for each of them. */
 int neuroflex_run_batch(struct neuroflex *nf, const uint8_t *inputs, uint8_t *outputs, uint32_t count, uint32_t polls, uint32_t *done);
 
-/* The same in steps: submit up to `places` jobs, collect the oldest, submit the next. After an error or a timeout of a job, and after neuroflex_reset, none is under way.
+/* The same in steps: submit up to `places` jobs, collect the oldest, submit the next. After an error or a timeout of a job, and after neuroflex_reset, none is under way; after NEUROFLEX_BUS call neuroflex_reset.
    While some are, only these two, neuroflex_reset and neuroflex_count may be used. */
 int neuroflex_submit(struct neuroflex *nf, const uint8_t *input);
 int neuroflex_collect(struct neuroflex *nf, uint8_t *output, uint32_t polls);
