@@ -173,8 +173,8 @@ def dense_rows(layer, placements, config):
 def plan_tiles(network, layer, config, *, both=False, groups_log2=None):
     """Cut a layer's columns into tiles that fit the slices and choose the number of row groups.
 
-    A tile never needs more than one core's share of ``n`` columns per PE, so that the same tiles hold for every
-    split between the cores. Groups are taken when they lower the most loaded PE's work per row.
+    A tile never needs more than the smaller core's share of ``n`` columns per PE, so that the same tiles hold for every
+    split between the cores; those of a layer that the SNN core cannot take fill the ANN core. Groups are taken when they lower the most loaded PE's work per row.
 
     Parameters
     ----------
@@ -206,7 +206,8 @@ def plan_tiles(network, layer, config, *, both=False, groups_log2=None):
                             f"holds {room}: raise value_lines")
     # Leave a slack of a quarter for uneven columns; lower() checks what the schedule really asks for.
     per_pe = max(1, min(per_pe, int(room / max(1.0, 1.25 * nonzeros.mean()))))
-    pes = config.ann_pes + config.snn_pes if both else min(config.ann_pes, config.snn_pes)
+    alone = layer.levels.min() > config.snn_levels or network.input_levels(layer).max() > config.snn_levels
+    pes = config.ann_pes if alone else config.ann_pes + config.snn_pes if both else min(config.ann_pes, config.snn_pes)
     capacity = per_pe * pes
     tiles = -(-layer.columns // capacity)
     size = -(-layer.columns // tiles)

@@ -120,6 +120,14 @@ def test_tiles_fit_the_slices():
     np.testing.assert_array_equal(np.concatenate([plan.columns for plan in plans]), np.arange(200))
 
 
+def test_what_only_the_ann_core_can_take_fills_it():
+    """Four PEs of one core and two of the other, 16 columns each: tiles of either hold 32 columns, those of levels that the SNN core has not 64."""
+    config = TINY.replace(ann_pes=4, snn_pes=2, snn_levels=4)
+    for levels, size in ((4, 32), (8, 64)):
+        net = network(np.ones((32, 256)), levels=levels)
+        assert {len(plan.columns) for plan in plan_tiles(net, net.layers[0], config)} == {size}
+
+
 def test_few_columns_share_the_rows():
     """One column keeps one PE busy, so its rows go to all groups; equal columns that fill the PEs gain nothing, unequal ones are dealt more evenly."""
     def groups(weights, rows, config=TINY):
