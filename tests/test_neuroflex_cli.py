@@ -67,6 +67,22 @@ def test_slower_memory_takes_longer(call, image):
     assert fast["cycles"] < slow["cycles"] and fast["output"] == slow["output"]
 
 
+def test_all_images_of_a_file_are_run(call, image, tmp_path):
+    np.save(tmp_path / "three.npy", np.zeros((3, 1, 8, 8)))
+    assert len(call("simulate", image, "--input", tmp_path / "three.npy")[1]["runs"]) == 3
+    assert len(call("simulate", image, "--input", tmp_path / "three.npy", "--first", 1)[1]["runs"]) == 2
+    assert len(call("simulate", image, "--input", tmp_path / "three.npy", "--images", 1)[1]["runs"]) == 1
+
+
+def test_what_a_program_image_has_of_its_own_is_not_taken_from_options(call, image, tmp_path):
+    for option, value in (("--config", "small"), ("--policy", "all_ann")):
+        code, found, _ = call("simulate", image, option, value)
+        assert code == 2 and f"leave {option} out" in found["error"]
+    assert "takes networks" in call("compare", image)[1]["error"]
+    (tmp_path / "empty.nfx").write_bytes(b"")
+    assert "not a program image" in call("simulate", tmp_path / "empty.nfx")[1]["error"]
+
+
 def test_images_of_your_own(call, tmp_path):
     from neuroflex import zoo
 

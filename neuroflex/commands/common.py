@@ -63,7 +63,7 @@ def _known_coefficients(ctx, param, value):
 
 
 images_options = _stack(
-    click.option("--images", "count", type=click.IntRange(1), default=1, show_default=True, help="How many test images."),
+    click.option("--images", "count", type=click.IntRange(1), show_default="1; all of --input", help="How many images."),
     click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="Number of the first one."),
     click.option("--input", "input_file", type=click.Path(dir_okay=False, path_type=Path),
                  help="Images of your own instead: a .npy file, raw pixels (n, C, H, W)."))
@@ -108,6 +108,8 @@ def load_network(name, shapes=(), *, split=False):
     if not Path(name).is_file():
         besides = f"a shape ({', '.join(shapes)}), " if shapes else ""
         raise click.UsageError(f"{name!r} is neither {besides}a network of the zoo ({', '.join(zoo.names())}) nor a file of a network or a program")
+    if is_image(name):
+        raise click.UsageError(f"{name} is a program image; this command takes networks")
     network = load(name)
     if isinstance(network, SplitNetwork) and not split:
         raise click.UsageError(f"{name}: {network.host_steps[0].title} is computed by the host, so that the network is no single program. `neuroflex compare` takes "
@@ -144,7 +146,13 @@ def load_job(program, config_name, policy, seed):
     from neuroflex.program import open_image
 
     if is_image(program):
+        context = click.get_current_context(silent=True)
+        for option, name in (("--config", "config_name"), ("--policy", "policy")):
+            if context and context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{program} is a program image, which has its own configuration and policy (`neuroflex info {program}`); leave {option} out")
         return open_image(program)[0]
+    if Path(program).suffix == ".nfx" and Path(program).is_file():
+        raise click.UsageError(f"{program}: not a program image, or damaged in its first bytes; compile it again")
     return flow.compile_network(load_network(program), load_config(config_name), policy=policy, seed=seed)
 
 
@@ -157,7 +165,8 @@ def input_tensors(network, count, first, input_file):
             with open(input_file, "rb") as file:        # ours to close: NumPy leaves a broken archive open
                 images = np.load(file, allow_pickle=False)
         except BROKEN_ARRAYS as error:
-            raise click.UsageError(f"{input_file}: not a .npy file of numbers: {error}") from None
+            why = "" if "pickle" in str(error) else f": {error}"        # NumPy takes any other file for a pickle
+            raise click.UsageError(f"{input_file}: not a .npy file of numbers{why}") from None
         if not isinstance(images, np.ndarray) or images.dtype.kind not in "biuf":
             raise click.UsageError(f"{input_file}: not a .npy file of numbers")
         if images.ndim == 3:
@@ -165,6 +174,7 @@ def input_tensors(network, count, first, input_file):
         if images.ndim != 4 or images.shape[1:] != network.input.image_shape:
             raise click.UsageError(f"{input_file}: shape {images.shape}; network {network.name!r} takes images of shape "
                                    f"(n, {', '.join(map(str, network.input.image_shape))})")
+        count = max(1, len(images) - first) if count is None else count
         if len(images) < first + count:
             raise click.UsageError(f"{input_file} holds {len(images)} images; images {first} to {first + count - 1} were asked for")
         try:
@@ -173,6 +183,7 @@ def input_tensors(network, count, first, input_file):
             raise click.UsageError(f"{input_file}: {error}") from None
     if network.examples is None:
         raise click.UsageError(f"network {network.name!r} holds no test images; give some with --input")
+    count = count or 1
     images = network.examples.test_images[first:first + count]
     if len(images) < count:
         raise click.UsageError(f"network {network.name!r} holds {len(network.examples.test_images)} test images; images {first} to "
