@@ -7,7 +7,7 @@ import numpy as np
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES, Core, Opcode, column_record_lines, descriptor_lines, pack_descriptor, unpack_descriptor
 
-__all__ = ["Job", "LoweringError", "Placement", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_choices", "plan_tiles", "tensor_lines", "tensor_from_lines"]
+__all__ = ["Job", "LoweringError", "Placement", "RowTooLong", "Tile", "TilePlan", "dense_rows", "load_cycles", "lower", "occupied", "plan_choices", "plan_tiles", "tensor_lines", "tensor_from_lines"]
 
 
 _DESCRIPTOR_CYCLES = 60    # from one layer's end to the first line of the next one's load stream, with a memory of 20 cycles
@@ -16,6 +16,21 @@ _UNEVEN = 0.5             # columns by which the busiest PE is above the average
 
 class LoweringError(ValueError):
     """A network that this configuration cannot run; the message names the layer and the limit."""
+
+
+class RowTooLong(LoweringError):
+    """A PE has no room for the masks of its columns, since tensors that are written tile by tile have more chunks than packed ones.
+
+    Attributes
+    ----------
+    layer : str
+    chunks : int
+        Of a row, as its tensors are placed: tiles planned with ``row_chunks={layer: chunks}`` have room.
+    """
+
+    def __init__(self, message, *, layer, chunks):
+        super().__init__(message)
+        self.layer, self.chunks = layer, chunks
 
 
 @contextmanager
@@ -170,7 +185,7 @@ def dense_rows(layer, placements, config):
     return np.concatenate(blocks).reshape(-1, config.chunk_bits, layer.columns)
 
 
-def plan_tiles(network, layer, config, *, both=False, groups_log2=None):
+def plan_tiles(network, layer, config, *, both=False, groups_log2=None, row_chunks=None):
     """Cut a layer's columns into tiles that fit the slices and choose the number of row groups.
 
     A tile never needs more than the smaller core's share of ``n`` columns per PE, so that the same tiles hold for every
@@ -183,6 +198,8 @@ def plan_tiles(network, layer, config, *, both=False, groups_log2=None):
         Tiles may take the PEs of both cores: they can be twice as large, or have twice the groups, and fit only splits that use both.
     groups_log2 : int, optional
         So many groups, or as many as a tile can have if that is fewer.
+    row_chunks : dict, optional
+        Layer name → chunks of a row, where tensors are known not to be packed as tightly as can be: see `RowTooLong`.
 
     Returns
     -------
@@ -194,7 +211,7 @@ def plan_tiles(network, layer, config, *, both=False, groups_log2=None):
         When one column alone is too long for a slice.
     """
     owner = f"layer {layer.name!r}"
-    chunks = network.row_chunks(layer, config.chunk_bits)
+    chunks = max(network.row_chunks(layer, config.chunk_bits), (row_chunks or {}).get(layer.name, 0))
     per_pe = min(config.columns_per_pe, 2 * (config.mask_pairs // chunks))
     if per_pe < 1:
         raise LoweringError(f"{owner}: a row has {chunks} chunks, a PE's slice holds masks for {config.mask_pairs}: "
@@ -224,12 +241,12 @@ def plan_tiles(network, layer, config, *, both=False, groups_log2=None):
     return plans
 
 
-def plan_choices(network, layer, config, *, both):
+def plan_choices(network, layer, config, *, both, row_chunks=None):
     """Ways to cut a layer into tiles: `plan_tiles`'s own choice first, then those with other numbers of groups, and if ``both`` those for both cores."""
-    found = [plan_tiles(network, layer, config)]
+    found = [plan_tiles(network, layer, config, row_chunks=row_chunks)]
     for shared in (False, True)[:1 + both]:
         for groups_log2 in (None, *range(config.max_groups.bit_length())):
-            plans = plan_tiles(network, layer, config, both=shared, groups_log2=groups_log2)
+            plans = plan_tiles(network, layer, config, both=shared, groups_log2=groups_log2, row_chunks=row_chunks)
             if all([(len(p.columns), p.groups_log2) for p in plans] != [(len(p.columns), p.groups_log2) for p in other] for other in found):
                 found.append(plans)
     return found
@@ -329,7 +346,10 @@ def lower(network, config, assign, *, trace=None, plans=None):
 
     Raises
     ------
+    RowTooLong
+        When tiles are too large for the chunks that rows turn out to have.
     LoweringError
+        For all else that this configuration cannot hold.
     """
     from neuroflex.compiler.load_stream import pack_load_stream
 
@@ -355,6 +375,10 @@ def lower(network, config, assign, *, trace=None, plans=None):
         for number, plan in enumerate(tile_plans):
             core, pe, index = (np.asarray(a, np.int64) for a in assign(layer, plan))
             _check_widths(layer, plan.columns, core, peak, reach, config)
+            pairs = (int(index.max()) // 2 + 1) * len(rows)
+            if pairs > config.mask_pairs:
+                raise RowTooLong(f"layer {layer.name!r}: a PE with {int(index.max()) + 1} columns needs {pairs} pairs of masks, as a row has {len(rows)} chunks; mask_pairs = "
+                                 f"{config.mask_pairs}", layer=layer.name, chunks=len(rows))
             lanes = np.array([config.ann_pes, config.snn_pes]) >> plan.groups_log2
             rounds = [int(index[core == c].max(initial=-1)) + 1 for c in Core]
             start = np.array([0, -(-rounds[0] * lanes[0] // lanes[1]) * lanes[1]])

@@ -561,7 +561,7 @@ def choose(layers, config, *, methods=("min_edp", "all_ann", "all_snn"), seed=0,
     return [options[one] for options, one in zip(found, lowest_product(totals))]
 
 
-def ways_of(network, layer, costs, config, *, plans=None):
+def ways_of(network, layer, costs, config, *, plans=None, row_chunks=None):
     """Ways to cut a layer.
 
     Parameters
@@ -571,16 +571,18 @@ def ways_of(network, layer, costs, config, *, plans=None):
         Of the layer's columns, without a share of what PEs spend on chunks (``per_pe`` infinite).
     plans : list of list of TilePlan, optional
         By default those of `plan_choices`, with tiles that need both cores where the SNN core can take columns.
+    row_chunks : dict, optional
+        As for `neuroflex.compiler.lower.plan_tiles`.
 
     Returns
     -------
     list of Way
     """
-    plans = plans or plan_choices(network, layer, config, both=bool(costs.spiking.any()))
+    plans = plans or plan_choices(network, layer, config, both=bool(costs.spiking.any()), row_chunks=row_chunks)
     return [Way(work=[(layer.name, plan, costs.take(plan.columns)) for plan in one], fixed=sum(load_cycles(network, layer, plan, config) for plan in one)) for one in plans]
 
 
-def schedule_network(network, config, trace, plans=None, *, method="min_edp", seed=0, model=None, energy=None, fixed_cycles=None):
+def schedule_network(network, config, trace, plans=None, *, method="min_edp", seed=0, model=None, energy=None, fixed_cycles=None, row_chunks=None):
     """Schedule all layers so that the EDP of the whole network is lowest.
 
     Parameters
@@ -599,6 +601,8 @@ def schedule_network(network, config, trace, plans=None, *, method="min_edp", se
         From `neuroflex.sim.energy.energy_table`.
     fixed_cycles : float, optional
         As for `schedule_tiles`; about what loading takes, by default, or 0 for plans that are given.
+    row_chunks : dict, optional
+        As for `neuroflex.compiler.lower.plan_tiles`.
 
     Returns
     -------
@@ -612,9 +616,9 @@ def schedule_network(network, config, trace, plans=None, *, method="min_edp", se
     free = plans is None and method == "min_edp"
     layers = []
     for layer in network.layers:
-        given = None if free else [plan_tiles(network, layer, config) if plans is None else plans[layer.name]]
+        given = None if free else [plan_tiles(network, layer, config, row_chunks=row_chunks) if plans is None else plans[layer.name]]
         costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy, per_pe=np.inf)
-        ways = ways_of(network, layer, costs, config, plans=given)
+        ways = ways_of(network, layer, costs, config, plans=given, row_chunks=row_chunks)
         layers.append(promising(ways, config) if free else ways)
     picked = choose(layers, config, doubt=_UNMEASURED) if free else [(ways[0], None) for ways in layers]
     if fixed_cycles is None:

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from neuroflex.compiler.lower import lower
-from neuroflex.compiler.schedule import profile, schedule_network
+from neuroflex.compiler.lower import LoweringError, RowTooLong, lower
+from neuroflex.compiler.schedule import ScheduleError, profile, schedule_network
 from neuroflex.formats import Core, StallCause, Status
 from neuroflex.sim.cost import moved_energy, placed_energy
 from neuroflex.sim.energy import energy_table
@@ -88,7 +88,7 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
     config : ArchConfig
     policy : str
         One of ``POLICIES``; ``balanced`` takes both cores' energies as equal, so that only the delay counts. Or ``measured``: ``hybrid``, ``balanced`` or a single core, whichever
-        has the lowest product of energy and cycles for the first calibration image on the golden model, since the costs that ``hybrid`` goes by are predicted.
+        fits and has the lowest product of energy and cycles for the first calibration image on the golden model, since the costs that ``hybrid`` goes by are predicted.
     seed : int
         For ``random``.
     calibration : array (B, C, H, W), optional
@@ -106,7 +106,14 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
         return _lowered(network, config, trace, policy, seed)
     images = network.examples.calibration_images if calibration is None else calibration
     tensor = quantise(network.input, images[:1])[0]
-    jobs = [_lowered(network, config, trace, one, seed) for one in MEASURED]
+    jobs, errors = [], []
+    for one in MEASURED:
+        try:
+            jobs.append(_lowered(network, config, trace, one, seed))
+        except (LoweringError, ScheduleError) as error:     # a single core may have too few PEs for what both can hold
+            errors.append(error)
+    if not jobs:
+        raise errors[0]
 
     def product(job):
         model = simulate_model(job, tensor)
@@ -118,8 +125,13 @@ def compile_network(network, config, *, policy="hybrid", seed=0, calibration=Non
 def _lowered(network, config, trace, policy, seed):
     """A network whose profile is known, scheduled by one of ``POLICIES``."""
     energy = {name: float(name == "join") for name in energy_table()} if policy == "balanced" else None
-    schedules = schedule_network(network, config, trace, method=POLICIES[policy], seed=seed, energy=energy)
-    return dataclasses.replace(lower(network, config, schedules, trace=trace, plans=schedules.tiles), policy=policy)
+    row_chunks = {}
+    while True:     # ends: counts of chunks only grow, and at a PE's masks for one pair of columns planning gives up
+        schedules = schedule_network(network, config, trace, method=POLICIES[policy], seed=seed, energy=energy, row_chunks=row_chunks)
+        try:
+            return dataclasses.replace(lower(network, config, schedules, trace=trace, plans=schedules.tiles), policy=policy)
+        except RowTooLong as short:
+            row_chunks[short.layer] = short.chunks
 
 
 def prepare(job, tensor, *, model=True, rtl=True):

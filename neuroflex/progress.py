@@ -60,7 +60,7 @@ class Display:
 
     def _begin(self, text):
         self.number += 1
-        of = "" if self.steps is None else f"/{self.steps}"
+        of = "" if self.steps is None or self.number > self.steps else f"/{self.steps}"     # some have to be taken again
         self._console.print(f"[bold]\\[{self.number}{of}][/bold] {escape(text)} ...", highlight=False, soft_wrap=True)
 
     @contextmanager

@@ -170,6 +170,14 @@ def _activate(layer, z, rows, input_levels, snn):
     return y
 
 
+def _sums(layer, trace, table):
+    """Σ of ``table[level]`` over all images and rows, for each K entry, int64 (K,); ``table[0]`` is 0, as outside the grid.
+
+    Images are summed before windows are gathered, which is what takes time.
+    """
+    return np.concatenate([gather(table.astype(np.uint8).take(trace.tensor(s.tensor)).sum(axis=0, dtype=np.int64)[None], s, s.repeat).sum(axis=(0, 1, 2)) for s in layer.sources])
+
+
 def evaluate(network, images, *, snn_columns=None, quantised=False):
     """Run a network on a batch of images.
 
@@ -200,19 +208,15 @@ def evaluate(network, images, *, snn_columns=None, quantised=False):
         z = accumulate(rows, layer.weights)
         snn = np.asarray(snn_columns.get(layer.name, np.zeros(layer.columns, bool)), dtype=bool)
         y = _activate(layer, z, rows, int(network.input_levels(layer).max()), snn)
-        flat = rows.reshape(-1, rows.shape[-1])
         held = (layer.weights != 0).astype(np.float64)        # for the BLAS; sums of counts and levels are far below 2**53
-        nonzeros = np.count_nonzero(flat, axis=0)
         level, top = np.arange(256), int(network.input_levels(layer).max())
         bits, lacking = np.bitwise_count(level), np.bitwise_count(np.where(level, np.maximum(top - level, 0), 0))
+        present, *sums = (_sums(layer, trace, table) for table in (level != 0, level, bits, lacking))
+        matches, level_sum, level_bits, lacking_bits = ((one.astype(np.float64) @ held).astype(np.int64) for one in (present, *sums))
         trace.layers[layer.name] = LayerTrace(
             output=pool(y, layer.pool_h, layer.pool_w).transpose(0, 3, 1, 2).astype(np.uint8),
-            rows=rows.shape[1] * rows.shape[2],
-            matches=(nonzeros.astype(np.float64) @ held).astype(np.int64),
-            level_sum=(flat.sum(axis=0, dtype=np.float64) @ held).astype(np.int64),
-            level_bits=(bits[flat].sum(axis=0, dtype=np.float64) @ held).astype(np.int64),
-            lacking_bits=(lacking[flat].sum(axis=0, dtype=np.float64) @ held).astype(np.int64),
-            density=float(nonzeros.sum() / flat.size),
+            rows=rows.shape[1] * rows.shape[2], matches=matches, level_sum=level_sum, level_bits=level_bits, lacking_bits=lacking_bits,
+            density=float(present.sum() / rows.size),
             weight_density=float(held.mean()))
     return trace
 

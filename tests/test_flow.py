@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from neuroflex import flow
+from neuroflex.compiler.lower import RowTooLong, lower
+from neuroflex.compiler.network import InputSpec, Layer, Network, Source
 from neuroflex.config import PRESETS
 from neuroflex.flow import POLICIES, compile_network, energy_pj, prepare, simulate_model, simulate_rtl, timeline, verify
 from neuroflex.formats import Core, StallCause, Status
@@ -88,3 +90,62 @@ def test_timeline(digits_job, tensor):
 def test_unknown_policy(digits):
     with pytest.raises(ValueError, match=f"no policy 'best'; there are {', '.join(POLICIES)}, measured"):
         compile_network(digits, TINY, policy="best")
+
+
+NARROW = PRESETS["tiny"].replace(mask_pairs=32)
+
+
+def written_by_tiles(*, levels=4):
+    """Two layers: rows of 16 chunks leave a PE room for four columns, so eight columns of the first make a tile and a chunk. The second's rows have then 16 chunks, not four."""
+    rng = np.random.default_rng(3)
+
+    def layer(name, source, inputs, columns):
+        weights = rng.integers(-9, 10, (inputs, columns)) * (rng.random((inputs, columns)) < 0.2)
+        return Layer(name=name, sources=[source], weights=weights, bias=np.zeros(columns, int), theta=np.full(columns, 40), levels=np.full(columns, levels))
+
+    return Network(name="by tiles", input=InputSpec(channels=512, height=2, width=2, levels=4, full_scale=4.0),
+                   layers=[layer("one", Source(tensor="input"), 512, 32), layer("two", Source(tensor="one", kernel_h=2, kernel_w=2), 4 * 32, 32)])
+
+
+@pytest.mark.parametrize("policy, chunks", [("hybrid", 2), ("all_snn", 4), ("measured", 2)])
+def test_rows_written_by_tiles_have_room(policy, chunks):
+    """Tiles of both cores have 16 columns, those of one eight: two or four chunks, where packed columns would take one."""
+    network = written_by_tiles()
+    images = np.random.default_rng(4).integers(0, 5, (2, 512, 2, 2))
+    job = compile_network(network, NARROW, policy=policy, calibration=images)
+    assert job.placements["one"].chunks == chunks
+    result = simulate_model(job, images[1])
+    assert result.status == Status.DONE
+    np.testing.assert_array_equal(result.output, evaluate(network, images[1:]).output[0])
+
+
+def test_rows_that_turn_out_too_long_are_refused_by_lowering():
+    network = written_by_tiles()
+
+    def dealt(layer, plan):
+        columns = np.arange(len(plan.columns))
+        return np.zeros(len(columns)), columns % 2, columns // 2
+
+    with pytest.raises(RowTooLong, match=r"^layer 'two': a PE with 16 columns needs 128 pairs of masks, as a row has 16 chunks; mask_pairs = 32$") as refused:
+        lower(network, NARROW, dealt)
+    assert (refused.value.layer, refused.value.chunks) == ("two", 16)
+
+
+def test_measured_leaves_out_what_does_not_fit(monkeypatch):
+    """Of the programs that it compares some may not fit; if none does, the first one's reason is given."""
+    network, config = written_by_tiles(), NARROW.replace(ann_pes=4)
+    images = np.random.default_rng(4).integers(0, 5, (2, 512, 2, 2))
+    lowered = flow._lowered
+
+    def refuse(*policies):
+        def one(network, config, trace, policy, seed):
+            if policy in policies:
+                raise RowTooLong(f"{policy} does not fit", layer="two", chunks=16)
+            return lowered(network, config, trace, policy, seed)
+        monkeypatch.setattr(flow, "_lowered", one)
+
+    refuse("hybrid", "all_snn", "balanced")
+    assert compile_network(network, config, policy="measured", calibration=images).policy == "all_ann"
+    refuse(*flow.MEASURED)
+    with pytest.raises(RowTooLong, match="^hybrid does not fit$"):
+        compile_network(network, config, policy="measured", calibration=images)

@@ -13,7 +13,7 @@ from neuroflex.compare.histograms import DENSITY_EDGES, density_shares, level_sh
 from neuroflex.compare.shaped import chained_network, shaped_layer
 from neuroflex.compare.shapes import SHAPES, NetworkShape, host_work
 from neuroflex.compare.traces import spike_counts
-from neuroflex.compiler.lower import LoweringError, load_cycles, lower
+from neuroflex.compiler.lower import LoweringError, RowTooLong, load_cycles, lower
 from neuroflex.compiler.schedule import (Machine, NetworkSchedule, ScheduleError, choose, improve, lowest_product, profile, promising, schedule, schedule_tiles,
                                          ways_of)
 from neuroflex.formats import Core, StallCause, Status
@@ -273,8 +273,8 @@ class _Planner:
     A schedule of a subject is a list over its parts of dicts, layer name → schedules of its tiles.
     """
 
-    def __init__(self, subject, config, runner, coefficients):
-        self.subject, self.config, self.runner, self.coefficients = subject, config, runner, coefficients
+    def __init__(self, subject, config, runner, coefficients, row_chunks):
+        self.subject, self.config, self.runner, self.coefficients, self.row_chunks = subject, config, runner, coefficients, row_chunks
         self.layers, self.ways = [], []
         self.most = []              # columns of a layer for whose masks a PE has room
         self.costs = [{} for _ in subject.parts]
@@ -286,8 +286,9 @@ class _Planner:
                 costs = column_costs(part.network, layer, part.calibration.layers[layer.name], self.config, energy=_TABLES[self.coefficients], per_pe=np.inf)
                 costs = self.costs[number][layer.name] = costs.scaled(1 / part.fraction)
                 self.layers.append((number, layer.name))
-                self.ways.append(ways_of(part.network, layer, costs, self.config))
-                self.most.append(2 * (self.config.mask_pairs // part.network.row_chunks(layer, self.config.chunk_bits)))
+                self.ways.append(ways_of(part.network, layer, costs, self.config, row_chunks=self.row_chunks))
+                chunks = max(part.network.row_chunks(layer, self.config.chunk_bits), self.row_chunks.get(layer.name, 0))
+                self.most.append(2 * (self.config.mask_pairs // chunks))
 
     def options(self, show):
         """For each layer schedules by policy: one or more for both cores, the predicted one first, and one or two for each single mode."""
@@ -391,9 +392,18 @@ def compare_network(subject, config, *, seed=0, coefficients=DEFAULT, latency=20
     -------
     Comparison
     """
-    show = show or Silent()
+    row_chunks = {}
+    while True:     # ends as in `neuroflex.flow.compile_network`
+        try:
+            return _compared(subject, config, seed, coefficients, latency, show or Silent(), row_chunks)
+        except RowTooLong as short:
+            row_chunks[short.layer] = short.chunks
+
+
+def _compared(subject, config, seed, coefficients, latency, show, row_chunks):
+    """`compare_network` with rows of layers planned with so many chunks at least."""
     runner = _Runner(subject, config, MemoryTrace.constant(latency))
-    planner = _Planner(subject, config, runner, coefficients)
+    planner = _Planner(subject, config, runner, coefficients, row_chunks)
     by_part = planner.schedules(seed, show)
     runs, seconds = {}, subject.evaluation_seconds
     for policy in POLICIES:
