@@ -137,7 +137,7 @@ class RtlAccelerator:
 
     def __init__(self, config, *, verilog_edit=None, quick=False):
         self.config = config
-        self.bench = Bench(NeuroFlex(config=config, probe=True), name=f"neuroflex_{config.name}", verilog_edit=verilog_edit, quick=quick)
+        self.bench = Bench(NeuroFlex(config=config, probe=True), name=f"neuroflex_{config.name}", verilog_edit=verilog_edit, quick=quick, made_from=config)
         places = self.bench._trace.places | self.bench._stim.places
         probe_start = places["probe"][0]
         self._in = np.array([places[name][:2] for name in _INPUTS], np.int64)

@@ -35,7 +35,8 @@ class SystemFault(RuntimeError):
 @functools.cache        # making the Verilog takes longer than a run
 def shell_bench(config, axi, verilog_edit=None, quick=False):
     """Bench of an `AxiShell`, with the system around it compiled in; arguments as for `AxiSystem`."""
-    return Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit, quick=quick, extra=_SHIM.read_text())
+    return Bench(AxiShell(config=config, axi=axi), name=f"axi_shell_{config.name}", verilog_edit=verilog_edit, quick=quick, extra=_SHIM.read_text(),
+                 made_from=(config, axi))
 
 
 class AxiSystem:

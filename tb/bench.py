@@ -13,9 +13,10 @@ from amaranth.hdl import Value
 from amaranth.lib.wiring import Out
 
 from neuroflex.eda import to_verilog
+from neuroflex.generate import sources_digest
 
 from .bits import Layout
-from .simulator import TOP, Simulation, build_folder, build_library
+from .simulator import TOP, Simulation, build_folder, build_library, cached
 
 __all__ = ["Bench", "Mismatch", "Session"]
 
@@ -43,6 +44,12 @@ class Mismatch(AssertionError):
         self.cycle, self.signal, self.got, self.want, self.waves = cycle, signal, got, want, waves
 
 
+def _kept_verilog(component, name, made_from):
+    """The Verilog of a component, generated when it is needed for the first time with these sources."""
+    key = (type(component).__qualname__, repr(made_from), sources_digest())
+    return (cached(f"{name}-verilog", key, lambda folder: (folder / "design.v").write_text(to_verilog(component, name))) / "design.v").read_text()
+
+
 class Bench:
     """Simulates a component and compares it with a model.
 
@@ -61,6 +68,9 @@ class Bench:
         Do not optimise the library: large designs build in half of the time and run several times slower.
     extra : str
         C++ that goes into every library, so that runs with and without it share one build (see `neuroflex.tb.simulator.build_library`).
+    made_from : object, optional
+        Whose ``repr`` says all that the component was made from, besides this project's sources: its Verilog is then kept too, since large designs take longer to
+        elaborate than to simulate.
 
     Attributes
     ----------
@@ -75,7 +85,7 @@ class Bench:
         If `verilog_edit` changes nothing.
     """
 
-    def __init__(self, component, name, *, verilog_edit=None, quick=False, extra=""):
+    def __init__(self, component, name, *, verilog_edit=None, quick=False, extra="", made_from=None):
         self.name = name
         ports = []
         for path, member, value in component.signature.flatten(component):
@@ -85,7 +95,7 @@ class Bench:
         self._trace = Layout(port[:3] for port in ports if port[3])
         self.inputs = {port: place[1] for port, place in self._stim.places.items()}
         self.outputs = {port: place[1] for port, place in self._trace.places.items()}
-        verilog = to_verilog(component, name)
+        verilog = to_verilog(component, name) if made_from is None else _kept_verilog(component, name, made_from)
         self._broken_on_purpose = verilog_edit is not None
         self._quick, self._extra = quick, extra
         self._libraries = {}

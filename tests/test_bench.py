@@ -117,3 +117,15 @@ def test_concat_and_split_are_inverse():
     assert vector.shape == (50, 3)
     for before, after in zip(fields, split(vector, *widths), strict=True):
         assert np.array_equal(before, after)
+
+
+def test_kept_verilog_is_made_again_for_other_parameters_and_other_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr("neuroflex.tb.bench.to_verilog", lambda component, name: made.append(name) or f"module {name}();\nendmodule\n")
+    for parameters, sources, count in ((1, "a", 1), (1, "a", 1), (2, "a", 2), (1, "b", 3), (2, "a", 3)):
+        monkeypatch.setattr("neuroflex.tb.bench.sources_digest", lambda sources=sources: sources)
+        assert "module adder" in Bench(Adder(), "adder", made_from=parameters).verilog and len(made) == count
+    with pytest.raises(ValueError, match="as it was"):
+        Bench(Adder(), "adder", made_from=1, verilog_edit=lambda text: text)
+    assert len(made) == 3
