@@ -1,8 +1,9 @@
 """The driver: NumPy in, NumPy out, the same on a board and in simulation."""
 import dataclasses
+import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Real
 
 import numpy as np
 
@@ -17,6 +18,7 @@ __all__ = ["Accelerator", "JobReport"]
 
 _BLOCK = 1 << 16        # bytes written at a time
 _POLL_SECONDS = 0.0005
+_ROUNDED = 1e-6         # of full scale: as much below 0 a pixel may be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Accelerator:
 
     Raises
     ------
+    ValueError
+        When ``timeout`` is no positive number.
     WrongDevice
         When no NeuroFlex of this version answers.
 
@@ -59,7 +63,9 @@ class Accelerator:
     """
 
     def __init__(self, device, *, timeout=60.0):
-        self._device, self.timeout = device, timeout
+        if not isinstance(timeout, Real) or not timeout > 0:
+            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        self._device, self.timeout, self._closed = device, timeout, False
         self._image = self._network = self._queue = None
         self.reports = []
         identity, version = self.read("identity"), self.read("version")
@@ -74,12 +80,18 @@ class Accelerator:
 
     # --- registers ---------------------------------------------------------------------------
     def read(self, name):
-        """A register by name."""
+        """A register by name; KeyError names the known ones."""
+        self._check_open()
         return self._device.read_register(registers.register(name).offset)
 
     def write(self, name, value):
         """Write a register by name."""
+        self._check_open()
         self._device.write_register(registers.register(name).offset, value)
+
+    def _check_open(self):
+        if self._closed:
+            raise DeviceError("the accelerator was closed; open it again")
 
     @property
     def device(self):
@@ -107,12 +119,14 @@ class Accelerator:
         ------
         WrongDevice
             When it was compiled for another configuration, or memory is too small.
+        TypeError, FileNotFoundError
+            When it is neither, or there is no such file.
         neuroflex.compiler.image.ImageError
-            When the file is none, or carries no network.
+            When the file is no program image, or carries no network.
         TimedOut
             When an earlier job is still under way after ``timeout`` seconds.
         """
-        image = program if isinstance(program, ProgramImage) else ProgramImage.load(Path(program))
+        image = _opened(program)
         network = image.network()
         for name, want in registers.config_words(image.config).items():
             got = self.read(name)
@@ -142,7 +156,7 @@ class Accelerator:
         Parameters
         ----------
         images : array (n, C, H, W)
-            Raw pixels, as the network takes them.
+            Raw pixels, as the network takes them: 0 to ``full_scale`` of its input; what is above counts as that. (n, H, W) where C is 1, (n, C) where H and W are. n may be 0.
         queue : bool
             False: one image after the other, so that all counters are those of each. Without a shell it is always so.
 
@@ -153,13 +167,19 @@ class Accelerator:
 
         Raises
         ------
+        ValueError
+            When the images are of another shape than the loaded program takes, no numbers, not finite or negative; nothing has run then.
+        DeviceError
+            When no program is loaded.
         JobError
             When a job ended with an error status; the images behind that one are not run.
         TimedOut
             When a job, or one before it, did not end in ``timeout`` seconds; the same.
         """
+        self._check_open()
         if self._image is None:
-            raise DeviceError("no program is loaded; call load() first")
+            raise DeviceError("no program is loaded; call load() first, with a file that `neuroflex compile` wrote")
+        images = _pixels(self._network, images)
         levels = quantise(self._network.input, images) if len(images) else ()
         results = np.empty((len(levels), *self._image.tensor(self._image.output).shape), np.int64)
         self.reports = []
@@ -224,6 +244,7 @@ class Accelerator:
         DeviceError
             When it stays busy: the memory owes an answer that never comes.
         """
+        self._check_open()
         if self._queue:
             self._queue.flush()         # while it works, it alone may write the registers of jobs
         self.write("control", bit("control", "soft_reset"))
@@ -235,6 +256,7 @@ class Accelerator:
 
     def close(self):
         """Let go of the device."""
+        self._closed = True
         self._device.close()
 
     def __enter__(self):
@@ -242,3 +264,40 @@ class Accelerator:
 
     def __exit__(self, *_):
         self.close()
+
+
+def _opened(program):
+    """The program image that a caller means."""
+    if isinstance(program, ProgramImage):
+        return program
+    if not isinstance(program, (str, os.PathLike)):
+        raise TypeError(f"a program is a ProgramImage, or the path of a file that `neuroflex compile` wrote, not {_kind(program)}")
+    try:
+        return ProgramImage.load(program)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(program)}: there is no such file; `neuroflex compile NETWORK -o FILE` writes a program image") from None
+
+
+def _kind(value):
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _pixels(network, images):
+    """Images as an array, refused when they are none for the network."""
+    spec = network.input
+    wanted = f"{network.name!r} takes raw pixels from 0 to {spec.full_scale:g}, as an array of shape (n, {', '.join(map(str, spec.image_shape))})"
+    try:
+        pixels = np.asarray(images)
+    except ValueError:      # NumPy's message is about sequences
+        raise ValueError(f"the images are of different shapes; {wanted}") from None
+    if pixels.dtype.kind not in "biuf":
+        raise ValueError(f"the images are {_kind(images)} of {pixels.dtype}, not of numbers; {wanted}")
+    channels, *grid = spec.image_shape
+    shapes = [spec.image_shape] + [tuple(grid)] * (channels == 1) + [(channels,)] * (grid == [1, 1])
+    if not pixels.ndim or pixels.shape[1:] not in shapes:
+        hint = "; an image alone is a batch of one: images[None]" if pixels.shape == spec.image_shape else ""
+        raise ValueError(f"the array's shape is {pixels.shape}; {wanted}{hint}")
+    if pixels.size and pixels.min() < -_ROUNDED * spec.full_scale:
+        raise ValueError(f"pixels from {pixels.min():g} to {pixels.max():g}; {wanted}: not normalised ones")
+    return pixels

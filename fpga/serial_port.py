@@ -79,8 +79,11 @@ class UartDevice(Device):
         """Status (OK or REFUSED) and words of the answer to a request."""
         frame = link.request_frame(op, address, count, words)
         for _ in range(_ATTEMPTS):
-            self._port.write(frame)
-            answer = self._answer()
+            try:
+                self._port.write(frame)
+                answer = self._answer()
+            except OSError as error:        # pyserial's are
+                raise LinkError(f"the serial port went away: {error}") from error
             if answer is not None:
                 status, found = answer
                 if status == LinkStatus.REFUSED or (status == LinkStatus.OK and len(found) == (count or 0)):

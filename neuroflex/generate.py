@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 import textwrap
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from neuroflex import registers
+from neuroflex.atomic import work_folder
 from neuroflex.progress import Silent
 
 __all__ = ["MANIFEST", "Generated", "GenerateError", "design_files", "files_match", "generate", "parameter_header", "ports_header", "sources_digest", "top_name"]
@@ -233,21 +232,19 @@ def generate(config, folder, *, lint=False, axi=None, show=None):
     sums = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in sorted(files.items())}
     manifest = json.dumps({"top": top, "sources": sources_digest(), "configuration": config.to_dict(),
                            **({"axi": dataclasses.asdict(axi)} if axi else {}), "files": sums}, indent=2) + "\n"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    new, old = work / "new", work / "old"
-    try:
-        for path, text in {**files, MANIFEST: manifest}.items():
-            target = new / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-        _check_replaceable(folder)      # again: the texts took a while
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(new, folder)
-    finally:
-        # Whatever came between the two renames, an interrupt included: first the old folder goes back, then the rest is deleted.
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        shutil.rmtree(work, ignore_errors=True)
+    with work_folder(folder.parent, f".{folder.name}") as work:
+        new, old = work / "new", work / "old"
+        try:
+            for path, text in {**files, MANIFEST: manifest}.items():
+                target = new / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text)
+            _check_replaceable(folder)      # again: the texts took a while
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(new, folder)
+        finally:
+            # Whatever came between the two renames, an interrupt included: first the old folder goes back, then the rest is deleted.
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
     return Generated(folder=folder, top=top, files=sums, warnings=warnings)

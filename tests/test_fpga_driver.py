@@ -5,12 +5,16 @@ import numpy as np
 import pytest
 
 from neuroflex import fpga, registers
+from neuroflex.axi import AxiConfig
 from neuroflex.compiler.image import ImageError
 from neuroflex.config import PRESETS
 from neuroflex.flow import simulate_model
 from neuroflex.formats import Status
+from neuroflex.fpga import simulated
+from neuroflex.progress import Silent
 from neuroflex.sim.network import evaluate, quantise
 from neuroflex.tb.settling import SettlingRegisters
+from neuroflex.tb.simulator import cached
 
 TINY = PRESETS["tiny"]
 
@@ -53,8 +57,83 @@ def test_wrong_programs_are_refused(accelerator, digits_program, digits):
     for about, words in (({}, "the program: holds no network"), ({"network": "a"}, "the program: the network in it cannot be read: ")):
         with pytest.raises(ImageError, match=words):
             accelerator.load(dataclasses.replace(digits_program, about=about))
-    with pytest.raises(ValueError, match="no back end 'usb'"):
-        fpga.open("usb")
+    for program, error, words in ((digits, TypeError, "the path of a file that `neuroflex compile` wrote, not a Network"),
+                                  ("digits", FileNotFoundError, "digits: there is no such file; `neuroflex compile NETWORK"), (__file__, ImageError, "not a program image")):
+        with pytest.raises(error, match=words):
+            accelerator.load(program)
+
+
+@pytest.mark.parametrize("arguments, options, words", [
+    (("usb",), {}, r"no back end 'usb'; there are sim, uart, pynq, as in fpga.open\(\"uart\", port="),
+    (("uart",), {}, r"'uart' needs the option 'port', as in fpga.open\(\"uart\", port=\"/dev/ttyUSB0\"\)"),
+    (("uart",), {"port": None}, "'uart' needs the option 'port'"),
+    (("uart",), {"port": "x", "speed": 9600}, "'uart' has no option 'speed'; it has port, baud, memory_bytes"),
+    (("sim",), {"port": "x"}, "'sim' has no option 'port'; it has config, shell, show, memory_bytes, latency, as in"),
+    (("sim",), {"shell": "axi", "axi": 1}, "'sim' has no option 'axi'; it has config, shell, show, memory_bytes, latency, base, stall"),
+    (("sim",), {"shell": "ahb"}, 'shell must be None, "axi" or an AxiConfig, not \'ahb\''), (("sim",), {"config": "huge"}, "'huge' is neither a preset"),
+    (("pynq",), {"port": "x"}, "'pynq' has no option 'port'; it has overlay"),
+])
+def test_back_ends_and_options_that_there_are_not(arguments, options, words):
+    with pytest.raises(ValueError, match=words):
+        fpga.open(*arguments, **options)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), "5", None])
+def test_timeouts_are_positive_numbers(timeout):
+    with pytest.raises(ValueError, match="timeout must be a number of seconds above 0, not"):
+        fpga.Accelerator(Settling(TINY, 0), timeout=timeout)
+
+
+@pytest.mark.parametrize("images, words", [
+    ([], r"the array's shape is \(0,\); 'digits' takes raw pixels from 0 to 16, as an array of shape \(n, 1, 8, 8\)$"),
+    (5, r"the array's shape is \(\); "), (np.zeros((1, 8, 9)), r"the array's shape is \(1, 8, 9\); "), (np.zeros((2, 8, 8, 1)), r"\(2, 8, 8, 1\); "), (np.zeros((0, 1, 9, 8)), r"\(0, 1, 9, 8\); "),
+    (np.zeros((8, 8)), r"\(8, 8\); "), ([np.zeros(3), np.zeros(4)], "the images are of different shapes; 'digits' takes"),
+    (np.full((1, 1, 8, 8), "a"), "the images are a ndarray of <U1, not of numbers; 'digits' takes"), (np.zeros((1, 1, 8, 8), complex), "of complex128, not of numbers"),
+    (np.linspace(-1, 1, 64).reshape(1, 1, 8, 8), "pixels from -1 to 1; 'digits' takes raw pixels from 0 to 16, .*: not normalised ones"), (np.full((1, 1, 8, 8), np.nan), "64 pixels are NaN"),
+])
+def test_images_that_are_none_of_the_programs(digits_program, images, words):
+    """They are refused before anything runs."""
+    device = Settling(TINY, 0)
+    accelerator = fpga.Accelerator(device)
+    accelerator.load(digits_program)
+    device.wait_interrupt = None
+    with pytest.raises(ValueError, match=words):
+        accelerator(images)
+
+
+def test_images_may_leave_out_sizes_of_one(digits_program):
+    accelerator = fpga.Accelerator(Settling(TINY, 0))
+    accelerator.load(digits_program)
+    for images in (np.zeros((2, 8, 8), bool), np.full((2, 1, 8, 8), -1e-9), np.zeros((2, 8, 8)).tolist()):
+        assert len(accelerator(images)) == 2
+
+
+def test_closed_accelerators_say_so(accelerator, digits_program):
+    accelerator.close()
+    for use in (lambda: accelerator([]), lambda: accelerator.load(digits_program), lambda: accelerator.status, accelerator.counters, accelerator.reset):
+        with pytest.raises(fpga.DeviceError, match="was closed; open it again"):
+            use()
+
+
+def test_builds_are_told(tmp_path, monkeypatch, capfd):
+    """On standard error, once for all of them; nothing is said when they are there, or to those who do not want to hear it."""
+
+    class Building(Settling):
+        def __init__(self, config, **options):
+            super().__init__(config, 0)
+            for name in ("runtime", "design"):
+                cached(name, options, lambda folder: None)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(simulated, "SimulatedDevice", Building)
+    monkeypatch.setattr(simulated, "SimulatedShell", lambda config, shell, **options: Building(config, shell=shell))
+    for options, told in (({}, "build the simulator of tiny (a minute"), ({}, ""), ({"shell": "axi"}, "build the simulator of tiny behind its AXI shell (minutes"), ({"shell": "axi"}, "")):
+        fpga.open("sim", **options).close()
+        out, err = capfd.readouterr()
+        assert not out and err.startswith(f"[1] {told}" if told else "") and bool(err) == bool(told) and err.count("done, ") == bool(told)
+    fpga.open("sim", shell=AxiConfig(jobs=8, reads=4), show=Silent()).close()
+    assert capfd.readouterr() == ("", "")
+    assert sorted(path.suffix for path in (tmp_path / "build" / "bench").iterdir()) == [""] * 6 + [".lock"] * 6
 
 
 def test_errors_of_jobs_are_exceptions(accelerator, digits_program, digits):
