@@ -19,12 +19,12 @@ _COMMANDS = {
     "embed": "Write a program image as C source for the C driver.",
     "simulate": "Run a network on the golden model or on the RTL.",
     "verify": "Compare RTL and golden model in every cycle.",
-    "bench": "Measure a synthetic sparse layer on RTL and model.",
+    "bench": "Measure a synthetic sparse layer on RTL and golden model.",
     "compare": "Compare whole networks with every baseline.",
     "sweep": "Compare many networks, configurations and seeds in parallel.",
-    "build": "Build a board's bitstream with open tools.",
+    "build": "Build for a board: a bitstream, or an archive for Vivado and PYNQ.",
     "flash": "Load a bitstream into a connected board.",
-    "info": "Show a configuration, a network, a program image, or the tools.",
+    "info": "Show a configuration, a network, a shape, a program image, or what there is.",
 }
 
 
@@ -51,7 +51,9 @@ class _Commands(click.Group):
 def cli():
     """Trained networks to verified sparse ANN-SNN accelerators.
 
-    Every command takes --json. Exit codes: 0 fine, 1 a check failed, 2 wrong call or input.
+    Begin with `neuroflex demo`; `neuroflex info` lists networks and configurations, `neuroflex COMMAND --help` a command's options, docs/cli.md says the rest.
+
+    Every command takes --json. Exit codes: 0 fine, 1 a check failed, 2 wrong call or input, 130 stopped.
     """
 
 

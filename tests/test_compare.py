@@ -246,6 +246,7 @@ def check(result):
     for which, blocks in result["energy_by_block"].items():
         assert set(blocks) == {"pes", "cache", "compressor"} and np.isclose(sum(blocks.values()), result["by_coefficients"][which]["energy_pj"]["hybrid"])
     assert 0 < result["utilisation"] <= 1 and result["throughput_vs_random"] == runs["random"]["cycles"] / result["cycles"]
+    assert result["throughput_vs_dealt"] == runs["dealt"]["cycles"] / result["cycles"] and edp["dealt"] == runs["dealt"]["edp"]
     for which, one in result["by_coefficients"].items():
         assert set(one["edp"]) == set(one["edp_running"]) == set(one["energy_pj"]) == set(runs)
         for name, run in runs.items():

@@ -6,8 +6,13 @@ import sys
 import numpy as np
 import pytest
 
+from neuroflex import zoo
 from neuroflex.cli import main
+from neuroflex.compare.shapes import SHAPES
 from neuroflex.compiler.image import ProgramImage
+from neuroflex.config import PRESETS
+from neuroflex.formats import StallCause
+from neuroflex.sim.energy import SETS
 
 
 @pytest.fixture
@@ -42,6 +47,37 @@ def test_info(call, image):
     assert [layer["name"] for layer in call("info", "digits")[1]["layers"]][-1] == "logits"
     about = call("info", image)[1]
     assert about["about"]["policy"] == "measured" and about["configuration"]["name"] == "tiny"
+
+
+def test_info_of_shapes(call, capsys):
+    """What `compare` knows as a shape is shown as one, and listed; texts are for people."""
+    assert set(call("info")[1]["shapes"]) == set(SHAPES)
+    code, found, _ = call("info", "vgg16")
+    shape = SHAPES["vgg16"]
+    assert code == 0 and found["macs"] == shape.macs == sum(layer["macs"] for layer in found["layers"]) and found["source"] == shape.source
+    assert found["layers"][1] == {"name": "conv1_2", "rows": 1024, "inputs": 576, "columns": 64, "kernel": 3, "stride": 1, "pool": 2, "levels_in": 8, "levels_out": 4,
+                                  "activation_density": 0.26, "weight_density": 0.15, "macs": 1024 * 576 * 64}
+    assert main(["info", "bert_base"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0.query" in text and "linear layers only" in text and "softmax" in text and "`neuroflex compare bert_base` draws some" in text
+
+
+def test_layers_of_a_run_have_names(call, image):
+    """And their cycles and matches are all of the job's."""
+    run = call("simulate", image)[1]["runs"][0]
+    names = [layer["layer"] for layer in run["layers"]]
+    assert names[-1] is None and list(dict.fromkeys(names[:-1])) == [layer.name for layer in zoo.load("digits").layers]
+    assert sum(sum(layer["cycles"].values()) for layer in run["layers"]) == run["cycles"]
+    assert set(run["layers"][0]["cycles"]) == {cause.name.lower() for cause in StallCause}
+    for core in ("ann", "snn"):
+        assert sum(layer[f"matches_{core}"] for layer in run["layers"]) == run["counters"][f"matches_{core}"]
+
+
+def test_help_names_what_there_is(capsys):
+    for command, names in (("compare", (*SHAPES, *SETS, *PRESETS)), ("sweep", (*SETS, *PRESETS)), ("simulate", PRESETS), ("build", PRESETS)):
+        assert main([command, "--help"]) == 0
+        text = capsys.readouterr().out.replace("\n", " ")
+        assert not [name for name in names if name not in text]
 
 
 def test_image_and_network_give_the_same_numbers(call, image):
@@ -84,8 +120,6 @@ def test_what_a_program_image_has_of_its_own_is_not_taken_from_options(call, ima
 
 
 def test_images_of_your_own(call, tmp_path):
-    from neuroflex import zoo
-
     np.save(tmp_path / "one.npy", zoo.load("digits").examples.test_images[3:4])
     mine, kept = call("simulate", "digits", "--input", tmp_path / "one.npy"), call("simulate", "digits", "--first", 3)
     assert mine[1]["runs"][0]["output"] == kept[1]["runs"][0]["output"]

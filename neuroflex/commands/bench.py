@@ -28,7 +28,7 @@ _DENSITY = click.FloatRange(0, 1)
 @json_option
 def command(rows, inputs, columns, activation_density, weight_density, levels, kernel, config_name, policies, engine, seed, latency,
             memory_seed, as_json):
-    """Measure a synthetic sparse layer of M x K by K x N: cycles, matches, utilisation, stalls by cause, on RTL and model.
+    """Measure a synthetic sparse layer of M x K by K x N: cycles, matches, utilisation, stalls by cause, on RTL and golden model.
 
     Exit code 1 when RTL and model differ.
     """

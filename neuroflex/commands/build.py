@@ -13,7 +13,7 @@ BOARDS = {"ulx3s": 5, "pynq_z2": 3, "arty_z7_20": 3}       # steps of each board
 
 @click.command("build")
 @click.option("--board", required=True, type=click.Choice(tuple(BOARDS)), help="The board to build for.")
-@click.option("--config", "config_name", metavar="NAME|FILE", help="A preset or a TOML file; the board's own by default.")
+@click.option("--config", "config_name", metavar="NAME|FILE", help="A preset (tiny, small, pynq_z2, paper) or a TOML file; the board's own by default.")
 @click.option("-o", "--output", "folder", type=click.Path(file_okay=False, path_type=Path), help="Folder to write; build/BOARD by default.")
 @click.option("--clock", "clock_mhz", type=click.IntRange(25, 200), help="MHz of the board's clock; the board's usual one by default.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the placer.")

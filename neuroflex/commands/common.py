@@ -44,7 +44,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 config_option = click.option("--config", "config_name", default="tiny", show_default=True, metavar="NAME|FILE",
                              help="A preset (tiny, small, pynq_z2, paper) or a TOML file.")
 policy_option = click.option("--policy", type=click.Choice(("measured", *POLICIES)), default="measured", show_default=True,
-                             help="How columns are split between the cores.")
+                             help="How columns are split between the cores: docs/cli.md says what each means.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn at random.")
 
 
@@ -74,8 +74,8 @@ memory_options = _stack(
 comparison_options = _stack(
     click.option("--rows", type=click.IntRange(1), help="Run at most so many rows of a layer and scale: for shapes only, and said in the output."),
     click.option("--images", type=click.IntRange(1), default=1, show_default=True, help="Test images of a trained network."),
-    click.option("--coefficients", callback=_known_coefficients, show_default="measured-sky130",
-                 help="Set of energy coefficients that the schedule is made with; results are given with all sets."),
+    click.option("--coefficients", callback=_known_coefficients, show_default="measured-sky130", metavar="SET",
+                 help="Energy coefficients that the schedule is made with, measured-sky130 or literature-45nm; results are given with both."),
     click.option("--latency", type=click.IntRange(1, MAX_LATENCY), default=20, show_default=True, help="Cycles that memory takes to answer a read."))
 
 

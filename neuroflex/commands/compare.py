@@ -24,7 +24,7 @@ def command(networks, config_name, rows, images, coefficients, latency, report_f
     """Compare whole networks with every baseline: cycles, energy, energy-delay product, utilisation.
 
     NETWORK is a shape with synthetic densities (vgg16, vgg16_sparse, resnet34, googlenet, bert_base, vit_small, peer_2, peer_10, peer_50, peer_100,
-    loas_vgg16_drawn, loas_alexnet_drawn), one with recorded spikes (loas_vgg16, loas_alexnet: files in the folder that NEUROFLEX_DATA names), a
+    loas_vgg16_drawn, loas_alexnet_drawn; `neuroflex info NAME` shows one), one with recorded spikes (loas_vgg16, loas_alexnet: files in the folder that NEUROFLEX_DATA names), a
     trained network of the zoo, or a network file. What each figure means: docs/comparison.md.
     """
     networks = tuple(dict.fromkeys(networks))
@@ -84,8 +84,8 @@ def _tables(result):
     accuracy = result["accuracy"]
     known = ", ".join(f"{name} {100 * value:.2f} %" for name, value in accuracy.items() if value is not None)
     sampled = "" if result["sampled"] == 1 else f" Layers were cut to {100 * result['sampled']:.1f} % of their rows at least, and scaled."
-    yield (f"throughput against random {result['throughput_vs_random']:.2f}x (running {result['throughput_vs_random_running']:.2f}x, against columns dealt evenly "
-           f"{result['throughput_vs_dealt_running']:.2f}x); utilisation {result['utilisation']:.3f}"
+    yield (f"throughput against random {result['throughput_vs_random']:.2f}x (running {result['throughput_vs_random_running']:.2f}x), against columns dealt evenly "
+           f"{result['throughput_vs_dealt']:.2f}x (running {result['throughput_vs_dealt_running']:.2f}x); utilisation {result['utilisation']:.3f}"
            + (f"; accuracy: {known}" if known else "")
            + f"; energies: {result['coefficients']}; left to the host: {100 * result['host_share']:.2g} % of the operations.{sampled}"
            + ("" if result["hybrid_schedule"] == "hybrid" else f" On the cycle model {result['hybrid_schedule']} is better than the predicted split, and is taken."))

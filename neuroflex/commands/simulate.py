@@ -21,7 +21,10 @@ __all__ = ["command"]
 @memory_options
 @json_option
 def command(program, engine, config_name, policy, seed, count, first, input_file, latency, memory_seed, as_json):
-    """Run PROGRAM, a program image or a network (file or zoo name), image by image."""
+    """Run PROGRAM, image by image.
+
+    PROGRAM is a program image (.nfx), which has its own configuration and policy, or a network (zoo name, .npz, FILE:SEGMENT), which is compiled first with --config, --policy and --seed.
+    """
     show = display(3)
     from neuroflex import flow
     from neuroflex.formats import Status
@@ -38,7 +41,7 @@ def command(program, engine, config_name, policy, seed, count, first, input_file
     runs, started = [], time.monotonic()
     what = {"model": "golden model", "rtl": "RTL"}[engine]
     for number, tensor in enumerate(show.track(tensors, f"run {job.network.name} on {job.config.name}'s {what}, image by image")):
-        result = flow_result(simulate(job, tensor, memory=memory))
+        result = _result(job, simulate(job, tensor, memory=memory))
         result |= {"image": first + number, "label": None if labels is None else int(labels[number])}
         runs.append(result)
     answer = {"engine": engine, "network": job.network.name, "configuration": job.config.name, "runs": runs}
@@ -54,8 +57,18 @@ def command(program, engine, config_name, policy, seed, count, first, input_file
             raise CheckFailed(f"image {result['image']}: the job ended with status {result['status']}, not DONE")
 
 
-def flow_result(result):
+def _result(job, result):
     """A `neuroflex.flow.Result` as JSON values."""
     return {"status": result.status.name, "cycles": int(result.cycles), "counters": {k: int(v) for k, v in result.counters.items()},
-            "layers": result.layers.tolist(), "utilisation": result.utilisation, "answer": int(np.argmax(result.output.reshape(-1))),
+            "layers": _layers(job, result), "utilisation": result.utilisation, "answer": int(np.argmax(result.output.reshape(-1))),
             "output": result.output.reshape(-1).tolist()}
+
+
+def _layers(job, result):
+    """What each descriptor took, by the name of its layer; the last one, which ends the program, has none."""
+    from neuroflex.formats import Core, StallCause
+
+    names = [*(tile.layer for tile in job.tiles), None]
+    return [{"layer": name, "cycles": {cause.name.lower(): int(row[cause]) for cause in StallCause},
+             **{f"matches_{core.name.lower()}": int(row[len(StallCause) + core]) for core in (Core.ANN, Core.SNN)}}
+            for name, row in zip(names, result.layers, strict=True)]

@@ -10,7 +10,7 @@ __all__ = ["command"]
 
 @click.command("sweep")
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK...")
-@click.option("--config", "configs", multiple=True, default=("paper",), show_default=True, metavar="NAME|FILE", help="A preset or a TOML file; repeat for several.")
+@click.option("--config", "configs", multiple=True, default=("paper",), show_default=True, metavar="NAME|FILE", help="A preset (tiny, small, pynq_z2, paper) or a TOML file; repeat for several.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many seeds: 0, 1, ...")
 @comparison_options
 @click.option("--output", "-o", "folder", default="build/sweep", show_default=True, type=click.Path(file_okay=False, path_type=Path),
@@ -21,7 +21,7 @@ __all__ = ["command"]
 def command(networks, configs, seeds, folder, processes, scheduler, as_json, **asked):
     """Compare many networks on many configurations with many seeds, in parallel, resumable.
 
-    Each job is what `neuroflex compare` does. A worker that dies loses its own job only, which another one takes over.
+    NETWORK is what `neuroflex compare` takes. Each job is what `neuroflex compare` does. A worker that dies loses its own job only, which another one takes over.
     """
     show = display(1)
     from neuroflex.compare.sweep import SweepFailed, jobs_of, sweep

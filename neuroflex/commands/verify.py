@@ -18,7 +18,10 @@ __all__ = ["command"]
 @memory_options
 @json_option
 def command(program, config_name, policy, seed, count, first, input_file, latency, memory_seed, as_json):
-    """Run PROGRAM on RTL and golden model and compare every output of every cycle. Exit code 1 when anything differs."""
+    """Run PROGRAM on RTL and golden model and compare every output of every cycle. Exit code 1 when anything differs.
+
+    PROGRAM is a program image (.nfx), which has its own configuration and policy, or a network (zoo name, .npz, FILE:SEGMENT), which is compiled first with --config, --policy and --seed.
+    """
     show = display(3)
     from neuroflex import flow
     from neuroflex.progress import preparation

@@ -26,7 +26,7 @@ from neuroflex.sim.pascif import first_steps
 from neuroflex.sim.run import job_workloads, run_arrays
 from neuroflex.sim.split import evaluate
 
-BASELINES = ("ann_only", "ann_only_iso_area", "snn_only", "snn_only_iso_area", "layerwise", "random", "dense")
+BASELINES = ("ann_only", "ann_only_iso_area", "snn_only", "snn_only_iso_area", "layerwise", "random", "dealt", "dense")
 POLICIES = ("hybrid", "ann_only", "snn_only", "layerwise", "random", "dealt")
 SINGLE = {"ann_only": "all_ann", "snn_only": "all_snn"}
 DRAWS = 20       # of a random mapping, until one fits
@@ -524,6 +524,7 @@ def _result(subject, config, seed, coefficients, measured, by_set, iso, best, ru
         "edp_running": {name: measured[name]["edp_running"] for name in ("hybrid", *BASELINES)},
         "throughput_vs_random": random["cycles"] / hybrid["cycles"],
         "throughput_vs_random_running": random["cycles_running"] / hybrid["cycles_running"],
+        "throughput_vs_dealt": measured["dealt"]["cycles"] / hybrid["cycles"],
         "throughput_vs_dealt_running": measured["dealt"]["cycles_running"] / hybrid["cycles_running"],
         "utilisation": matches / (pes * hybrid["cycles_running"]),
         "utilisation_12_matches": (sum(layer["matches"] for layer in full) / (pes * sum(layer["running"] for layer in full)) if full else None),

@@ -10,9 +10,9 @@ from neuroflex.formats import Core
 
 # Okabe and Ito's colours, told apart by nearly everyone.
 _COLOURS = {"hybrid": "#009E73", "ann_only": "#0072B2", "ann_only_iso_area": "#56B4E9", "snn_only": "#D55E00", "snn_only_iso_area": "#E69F00",
-            "layerwise": "#CC79A7", "random": "#999999", "dense": "#555555"}
+            "layerwise": "#CC79A7", "random": "#999999", "dealt": "#F0E442", "dense": "#555555"}
 _MARKERS = {"hybrid": "star", "ann_only": "circle", "ann_only_iso_area": "circle-open", "snn_only": "diamond", "snn_only_iso_area": "diamond-open",
-            "layerwise": "square", "random": "x", "dense": "triangle-up"}
+            "layerwise": "square", "random": "x", "dealt": "cross", "dense": "triangle-up"}
 _LEVEL_COLOURS = ("#e3e7ec", "#FDE725", "#B5DE2B", "#6DCD59", "#35B779", "#1F9E89", "#26828E", "#31688E", "#3E4A89", "#440154")     # none, 1 … 8, more
 
 

@@ -73,9 +73,14 @@ class LayerShape:
         return self.channels * (self.kernel ** 2 + self.skip)
 
     @property
+    def weights(self):
+        """Weights if none were zero."""
+        return self.channels * self.kernel ** 2 * self.columns
+
+    @property
     def macs(self):
         """Multiplications of the dense product; a skip is an addition."""
-        return self.rows * self.channels * self.kernel ** 2 * self.columns
+        return self.rows * self.weights
 
     def cut(self, rows):
         """A part of the layer with at most ``rows`` rows, as whole lines of pooled output from the top, one at least.
