@@ -14,7 +14,7 @@ from neuroflex.fpga.device import DeviceError, JobError, TimedOut, WrongDevice, 
 from neuroflex.fpga.job_queue import JobQueue
 from neuroflex.sim.network import quantise
 
-__all__ = ["Accelerator", "JobReport"]
+__all__ = ["Accelerator", "JobReport", "raw_pixels"]
 
 _BLOCK = 1 << 16        # bytes written at a time
 _POLL_SECONDS = 0.0005
@@ -179,7 +179,7 @@ class Accelerator:
         self._check_open()
         if self._image is None:
             raise DeviceError("no program is loaded; call load() first, with a file that `neuroflex compile` wrote")
-        images = _pixels(self._network, images)
+        images = raw_pixels(self._network, images)
         levels = quantise(self._network.input, images) if len(images) else ()
         results = np.empty((len(levels), *self._image.tensor(self._image.output).shape), np.int64)
         self.reports = []
@@ -283,8 +283,8 @@ def _kind(value):
     return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
-def _pixels(network, images):
-    """Images as an array, refused when they are none for the network."""
+def raw_pixels(network, images):
+    """Images as an array of shape (n, ...), refused with a ValueError when they are none for the network: what a network takes are raw pixels, never below 0."""
     spec = network.input
     wanted = f"{network.name!r} takes raw pixels from 0 to {spec.full_scale:g}, as an array of shape (n, {', '.join(map(str, spec.image_shape))})"
     try:

@@ -203,6 +203,9 @@ def test_bad_files_are_refused(call, tmp_path, image):
     np.save(tmp_path / "none.npy", np.zeros((0, 1, 8, 8)))
     code, answer, _ = call("simulate", "digits", "--input", tmp_path / "none.npy")
     assert code == 2 and "none.npy holds 0 images" in answer["error"]
+    np.save(tmp_path / "normalised.npy", np.linspace(-1, 1, 64).reshape(1, 1, 8, 8))
+    code, answer, _ = call("simulate", "digits", "--input", tmp_path / "normalised.npy")
+    assert code == 2 and "normalised.npy: pixels from -1 to 1; 'digits' takes raw pixels from 0 to 16" in answer["error"]
     np.save(tmp_path / "shape.npy", np.zeros((1, 1, 9, 9)))
     code, answer, _ = call("simulate", "digits", "--input", tmp_path / "shape.npy")
     assert code == 2 and "takes images of shape (n, 1, 8, 8)" in answer["error"]

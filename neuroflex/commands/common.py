@@ -158,6 +158,7 @@ def load_job(program, config_name, policy, seed):
 
 def input_tensors(network, count, first, input_file):
     """Levels (n, C, H, W) of the chosen images, and their labels or None."""
+    from neuroflex.fpga.driver import raw_pixels
     from neuroflex.sim.network import quantise
 
     if input_file is not None:
@@ -178,7 +179,7 @@ def input_tensors(network, count, first, input_file):
         if len(images) < first + count:
             raise click.UsageError(f"{input_file} holds {len(images)} images; images {first} to {first + count - 1} were asked for")
         try:
-            return quantise(network.input, images[first:first + count]), None
+            return quantise(network.input, raw_pixels(network, images[first:first + count])), None
         except ValueError as error:
             raise click.UsageError(f"{input_file}: {error}") from None
     if network.examples is None:
