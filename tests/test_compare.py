@@ -61,7 +61,8 @@ def test_reading_twice_costs_reads_twice():
     once = np.arange(1.0, len(TRAFFIC) + 1)
     found = dict(zip(TRAFFIC, _read_again(once, 2) - once))
     before = dict(zip(TRAFFIC, once))
-    assert found == dict.fromkeys(TRAFFIC, 0) | {name: before[name] for name in ("cache_read", "cache_fetch", "cache_cycle")} | {"cache_line": before["cache_read"]}
+    assert found == dict.fromkeys(TRAFFIC, 0) | {name: before[name] for name in ("cache_read", "cache_fetch")} | {
+        "cache_line": before["cache_read"], "cache_cycle": before["cache_cycle"] - before["cache_write"]}
     assert np.array_equal(_read_again(once, 1), once)
 
 

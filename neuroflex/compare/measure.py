@@ -180,11 +180,12 @@ def _parts(pes, traffic, config, table):
 
 
 def _read_again(traffic, factor):
-    """What cache and compressor do when activations are read ``factor`` times as often: reads, fetches and their lines, and the cycles at work with them."""
+    """What cache and compressor do when activations are read ``factor`` times as often: reads, fetches and their lines, and the cycles at work with them: all but one per write."""
     again = traffic.copy()
-    read, fetch, line, cycle = (TRAFFIC.index(name) for name in ("cache_read", "cache_fetch", "cache_line", "cache_cycle"))
-    again[[read, fetch, cycle]] *= factor
+    read, fetch, line, cycle, write = (TRAFFIC.index(name) for name in ("cache_read", "cache_fetch", "cache_line", "cache_cycle", "cache_write"))
+    again[[read, fetch]] *= factor
     again[line] += (factor - 1) * traffic[read]
+    again[cycle] += (factor - 1) * max(traffic[cycle] - traffic[write], 0)
     return again
 
 
