@@ -185,17 +185,18 @@ def dense_rows(layer, placements, config):
     return np.concatenate(blocks).reshape(-1, config.chunk_bits, layer.columns)
 
 
-def plan_tiles(network, layer, config, *, both=False, groups_log2=None, row_chunks=None):
+def plan_tiles(network, layer, config, *, fill="either", groups_log2=None, row_chunks=None):
     """Cut a layer's columns into tiles that fit the slices and choose the number of row groups.
 
-    A tile never needs more than the smaller core's share of ``n`` columns per PE, so that the same tiles hold for every
+    By default a tile never needs more than the smaller core's share of ``n`` columns per PE, so that the same tiles hold for every
     split between the cores; those of a layer that the SNN core cannot take fill the ANN core. Groups are taken when they lower the most loaded PE's work per row.
 
     Parameters
     ----------
     network, layer, config
-    both : bool
-        Tiles may take the PEs of both cores: they can be twice as large, or have twice the groups, and fit only splits that use both.
+    fill : str
+        What a tile may take: ``either`` core alone, whichever; the PEs of the ``ann`` core, so that the smaller SNN core of some configurations could not take all of it;
+        those of ``both``: larger tiles, or more groups, that fit only splits that use both.
     groups_log2 : int, optional
         So many groups, or as many as a tile can have if that is fewer.
     row_chunks : dict, optional
@@ -224,7 +225,7 @@ def plan_tiles(network, layer, config, *, both=False, groups_log2=None, row_chun
     # Leave a slack of a quarter for uneven columns; lower() checks what the schedule really asks for.
     per_pe = max(1, min(per_pe, int(room / max(1.0, 1.25 * nonzeros.mean()))))
     alone = layer.levels.min() > config.snn_levels or network.input_levels(layer).max() > config.snn_levels
-    pes = config.ann_pes if alone else config.ann_pes + config.snn_pes if both else min(config.ann_pes, config.snn_pes)
+    pes = config.ann_pes if alone else {"either": min(config.ann_pes, config.snn_pes), "ann": config.ann_pes, "both": config.ann_pes + config.snn_pes}[fill]
     capacity = per_pe * pes
     tiles = -(-layer.columns // capacity)
     size = -(-layer.columns // tiles)
@@ -242,11 +243,11 @@ def plan_tiles(network, layer, config, *, both=False, groups_log2=None, row_chun
 
 
 def plan_choices(network, layer, config, *, both, row_chunks=None):
-    """Ways to cut a layer into tiles: `plan_tiles`'s own choice first, then those with other numbers of groups, and if ``both`` those for both cores."""
+    """Ways to cut a layer into tiles: `plan_tiles`'s own choice first, then those that fill the ANN core, those with other numbers of groups, and if ``both`` those for both cores."""
     found = [plan_tiles(network, layer, config, row_chunks=row_chunks)]
-    for shared in (False, True)[:1 + both]:
+    for fill in ("either", "ann", "both")[:2 + both]:
         for groups_log2 in (None, *range(config.max_groups.bit_length())):
-            plans = plan_tiles(network, layer, config, both=shared, groups_log2=groups_log2, row_chunks=row_chunks)
+            plans = plan_tiles(network, layer, config, fill=fill, groups_log2=groups_log2, row_chunks=row_chunks)
             if all([(len(p.columns), p.groups_log2) for p in plans] != [(len(p.columns), p.groups_log2) for p in other] for other in found):
                 found.append(plans)
     return found

@@ -529,15 +529,16 @@ def promising(ways, config, *, most=WAYS, single=False):
     return [ways[number] for number in dict.fromkeys([0, *order])]
 
 
-def choose(layers, config, *, methods=("min_edp", "all_ann", "all_snn"), seed=0, doubt=0.0):
+def choose(layers, config, *, methods=(("min_edp", "all_ann", "all_snn"), ("min_edp",)), seed=0, doubt=0.0):
     """For each layer the way to cut it that predicts the lowest EDP of the whole.
 
     Parameters
     ----------
     layers : list of list of Way
-        The single modes among the methods are tried for a layer's first way only.
     config : neuroflex.config.ArchConfig
-    methods, seed
+    methods : tuple of tuple of str
+        Those that are tried for a layer's first way, its second, and so on; the last ones for all that follow too.
+    seed : int
     doubt : float
         Share of its cycles that a tile is taken to last longer for each doubling of its groups.
 
@@ -549,7 +550,7 @@ def choose(layers, config, *, methods=("min_edp", "all_ann", "all_snn"), seed=0,
     for ways in layers:
         options, errors = [], []
         for number, way in enumerate(ways):
-            for method in methods if number == 0 else methods[:1]:
+            for method in methods[min(number, len(methods) - 1)]:
                 try:
                     options.append((way, way.tiles(config, method, seed=seed)))
                 except ScheduleError as error:
@@ -593,7 +594,8 @@ def schedule_network(network, config, trace, plans=None, *, method="min_edp", se
         Calibration run, from `profile`.
     plans : dict, optional
         Layer name → list of tile plans, objects with ``columns`` (int array), ``groups_log2`` and ``max_columns_per_pe``. By default those of
-        `neuroflex.compiler.lower.plan_tiles`, and for ``min_edp`` the best of several ways to cut a layer.
+        `neuroflex.compiler.lower.plan_tiles`; for ``min_edp`` the best of several ways to cut a layer; for ``all_ann``, and ``layerwise`` where that is better, tiles that
+        fill the ANN core.
     method, seed
         As for `schedule_tiles`.
     model : neuroflex.sim.cost.CostModel, optional
@@ -614,12 +616,16 @@ def schedule_network(network, config, trace, plans=None, *, method="min_edp", se
         When a tile does not fit; the message names the layer.
     """
     free = plans is None and method == "min_edp"
+    fills = () if free else {"all_ann": ("ann",), "layerwise": ("ann", "either")}.get(method, ("either",))
     layers = []
     for layer in network.layers:
-        given = None if free else [plan_tiles(network, layer, config, row_chunks=row_chunks) if plans is None else plans[layer.name]]
+        given = None if free else [plan_tiles(network, layer, config, fill=fill, row_chunks=row_chunks) for fill in fills] if plans is None else [plans[layer.name]]
         costs = column_costs(network, layer, trace.layers[layer.name], config, model=model, energy=energy, per_pe=np.inf)
         ways = ways_of(network, layer, costs, config, plans=given, row_chunks=row_chunks)
         layers.append(promising(ways, config) if free else ways)
+    if plans is None and method == "layerwise":
+        picked = choose(layers, config, methods=(("all_ann",), ("all_snn",)))
+        return NetworkSchedule(tiles={layer.name: tiles for layer, (_, tiles) in zip(network.layers, picked)}, method=method)
     picked = choose(layers, config, doubt=_UNMEASURED) if free else [(ways[0], None) for ways in layers]
     if fixed_cycles is None:
         fixed_cycles = 0.0 if plans is not None else sum(way.fixed for way, _ in picked)

@@ -283,6 +283,18 @@ def test_whole_network(preset):
                for a, b in zip(results["random"].tiles[name], results["min_edp"].tiles[name]))
 
 
+def test_a_single_core_is_not_held_to_the_tiles_of_the_other():
+    """Eight ANN PEs, two SNN PEs: of columns that both can take the ANN core holds four times as many at a time."""
+    network, config = zoo.load("cifar10_vgg11_quarter"), PRESETS["pynq_z2"]
+    trace = profile(network, network.examples.calibration_images[:2])
+    found = {method: schedule_network(network, config, trace, method=method) for method in ("all_ann", "all_snn", "layerwise", "min_edp")}
+    tiles = {method: {name: len(of) for name, of in one.tiles.items()} for method, one in found.items()}
+    assert all(tiles["all_ann"][name] <= tiles["all_snn"][name] for name in tiles["all_ann"])
+    assert sum(tiles["all_ann"].values()) * 2 <= sum(tiles["all_snn"].values())
+    assert all(tiles["layerwise"][name] in (tiles["all_ann"][name], tiles["all_snn"][name]) for name in tiles["layerwise"])
+    assert found["min_edp"].edp <= min(one.edp for one in found.values()) * 1.001
+
+
 def test_whole_network_refusals():
     network = zoo.load("digits")
     trace = profile(network, network.examples.calibration_images[:2])
