@@ -25,6 +25,8 @@ class Board:
     Attributes
     ----------
     name, part : str
+    package : str or None
+        Where the part's name does not say it.
     family : str
         As in ``docs/resources.json``: ``"ecp5"`` or ``"xilinx"``.
     holds : dict
@@ -45,6 +47,7 @@ class Board:
 
     name: str
     part: str
+    package: str | None = None
     family: str
     holds: dict
     config: str
@@ -53,6 +56,11 @@ class Board:
     blocks: tuple = ()
     besides: dict = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     share: float = 1.0
+
+    @property
+    def device(self):
+        """Part and package, as bitstreams say them (`neuroflex.fpga.build.part_of_bitstream`)."""
+        return f"{self.part}-{self.package}" if self.package else self.part
 
     def room(self, kind):
         """How many of a kind a design may use."""
@@ -63,7 +71,7 @@ _XC7Z020 = {"part": "xc7z020clg400-1", "family": "xilinx", "holds": {"lut": 53_2
             "blocks": ("AxiLite", "JobQueue", "AxiMaster", "Axi3Bridge"), "config": "pynq_z2", "clock_mhz": 100}
 
 BOARDS = {board.name: board for board in (
-    Board(name="ulx3s", part="LFE5U-85F", family="ecp5", holds={"lut": 83_640, "ff": 83_640, "dsp": 156, "bram": 208},
+    Board(name="ulx3s", part="LFE5U-85F", package="CABGA381", family="ecp5", holds={"lut": 83_640, "ff": 83_640, "dsp": 156, "bram": 208},
           besides={"lut": 1_000, "ff": 500, "dsp": 0, "bram": 65}, config=str(Path(__file__).with_name("ulx3s.toml")), clock_mhz=60, loader="ulx3s"),
     Board(name="pynq_z2", loader="pynq_z2", **_XC7Z020),
     Board(name="arty_z7_20", loader="arty_z7_20", **_XC7Z020),

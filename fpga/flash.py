@@ -58,7 +58,7 @@ def flash(board, bitstream, *, extra=()):
     FlashError
         When no board answers, or it could not be programmed.
     """
-    part = BOARDS[board].part
+    part = BOARDS[board].device
     path = Path(bitstream)
     if not path.is_file():
         raise WrongBitstream(f"{path} is missing; " + (f"`neuroflex build --board {board}` makes one" if BOARDS[board].family == "ecp5" else

@@ -17,6 +17,7 @@ from neuroflex.atomic import write_atomically
 from neuroflex.eda.synthesis import xilinx_counts
 from neuroflex.eda.yosys import run_yosys
 from neuroflex.fpga.boards import BOARDS, check_fit
+from neuroflex.fpga.build import forget
 from neuroflex.fpga.c_driver import c_driver, c_program
 from neuroflex.fpga.hwh import ClockError, hardware_handoff
 
@@ -96,6 +97,7 @@ def build_zynq(board, config, folder, *, clock_mhz=None, network="digits", progr
     progress(STEPS[0])
     project = vivado_project(board.name, config, clock_mhz=clock_mhz)
     folder.mkdir(parents=True, exist_ok=True)
+    forget(folder, "build.json", f"{NAME}.bit", f"{NAME}_{board.name}.zip")      # the bitstream that Vivado made of an earlier project, too
     for name, text in {**project, f"{NAME}.hwh": handoff}.items():
         (folder / name).write_text(text)
     # With attributes: Vivado's script finds the reset's synchroniser by one.

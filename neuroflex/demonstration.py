@@ -65,7 +65,7 @@ def demonstrate(network, config, folder, *, images=10, seed=0, show=None):
         sums = np.sum([verdict.rtl.layers for verdict in verdicts], axis=0) / images
         summary = {
             "network": network.name, "configuration": config.name, "seed": seed, "images": images,
-            "accuracy_float": network.metadata.get("accuracy_float"), "accuracy_integer": accuracy,
+            "accuracy_relu": network.metadata.get("accuracy_relu"), "accuracy_float": network.metadata.get("accuracy_float"), "accuracy_integer": accuracy,
             "model_cycles": sum(int(v.model.cycles) for v in verdicts), "rtl_cycles": sum(int(v.rtl.cycles) for v in verdicts),
             "cycle_mismatches": sum(int(v.cycle_mismatches) for v in verdicts),
             "value_mismatches": sum(int(v.value_mismatches) for v in verdicts),

@@ -89,13 +89,13 @@ def _write(path, text):
 
 def _tiles(summary):
     mismatches = summary["cycle_mismatches"] + summary["value_mismatches"]
-    exact = summary["accuracy_float"]
-    float_text = "unknown" if exact is None else f"{100 * exact:.1f} %"
+    real = ", ".join(f"{name} {'unknown' if value is None else f'{100 * value:.1f} %'}" for name, value in
+                     (("with QCFS in real numbers", summary["accuracy_float"]), ("with ReLU", summary["accuracy_relu"])))
     tiles = [
         ("good" if not mismatches else "bad", f"{summary['cycle_mismatches']} + {summary['value_mismatches']}",
          "cycles + values in which RTL and model differ"),
         ("", f"{summary['images']}", "images run on both, every cycle compared"),
-        ("", f"{100 * summary['accuracy_integer']:.1f} %", f"accuracy in integers (float: {float_text})"),
+        ("", f"{100 * summary['accuracy_integer']:.1f} %", f"accuracy in integers ({real})"),
         ("", f"{summary['rtl_cycles'] / summary['images']:,.0f}", f"cycles per image on RTL (model: "
          f"{summary['model_cycles'] / summary['images']:,.0f})"),
         ("", f"{summary['utilisation']['ann']:.2f}", "matches per ANN PE and cycle"),

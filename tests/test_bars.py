@@ -1,6 +1,6 @@
 """Figures that must not get worse, on the golden model, which `tb/test_top.py` holds equal to the RTL in every cycle.
 
-Those of the README are a little better; nothing here depends on how fast the host is.
+Those of the README are 1 % better at the most; nothing here depends on how fast the host is.
 """
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def layer(policy, activation_density, weight_density):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("densities,least", [((0.3, 0.3), 0.95), ((0.26, 0.02), 0.85)], ids=str)
+@pytest.mark.parametrize("densities,least", [((0.3, 0.3), 0.99), ((0.26, 0.02), 0.895)], ids=str)
 def test_elements_are_busy(densities, least):
     """Matches per PE and cycle of running layers, on both cores."""
     assert min(layer("balanced", *densities)["utilisation"].values()) >= least
@@ -30,7 +30,7 @@ def test_elements_are_busy(densities, least):
 def test_longest_first_beats_random_mapping():
     """Matches per cycle of running layers, of both cores together."""
     speed = {policy: sum(layer(policy, 0.3, 0.3)["utilisation"].values()) for policy in ("balanced", "random")}
-    assert speed["balanced"] >= 1.16 * speed["random"]
+    assert speed["balanced"] >= 1.84 * speed["random"]
 
 
 @pytest.mark.long

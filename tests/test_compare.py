@@ -143,7 +143,8 @@ def test_cut_layers_keep_whole_pooled_lines():
 
 
 # --- whole networks ------------------------------------------------------------------------------------
-def test_hybrid_is_never_above_a_single_mode():
+def test_a_better_single_mode_is_what_runs():
+    """So hybrid is never above one; how good the choice itself is, other images say, in `edp_as_chosen`."""
     for seed in range(3):
         other = _compare(subject_of(SMALL, seed=seed), TINY, seed=seed)
         for name in ("ann_only", "snn_only"):

@@ -6,8 +6,9 @@ import pytest
 
 from neuroflex.cli import main
 from neuroflex.config import PRESETS, SNN_PES, load_config
+from neuroflex.eda import ToolError
 from neuroflex.eda.synthesis import ecp5_counts
-from neuroflex.fpga import build, flash
+from neuroflex.fpga import build, flash, zynq_build
 from neuroflex.fpga.boards import BOARDS, DoesNotFit, check_fit, estimate
 from neuroflex.fpga.ulx3s import pll_settings
 
@@ -94,6 +95,26 @@ def test_figures():
                                        "points": [(0.5, "neuroflex.core.loader.counter"), (1.25, "neuroflex.core.loader.sum")]}
 
 
+@pytest.mark.parametrize("board", ["ulx3s", "pynq_z2"])
+def test_a_build_that_fails_leaves_nothing_of_the_one_before(board, tmp_path, monkeypatch):
+    """Else `neuroflex flash` would load the earlier bitstream, and the archive would not be of the files beside it."""
+    def fails(*_, **__):
+        raise ToolError("no")
+
+    old = ["build.json", "neuroflex.bit"] + ["neuroflex_pynq_z2.zip"] * (board == "pynq_z2")
+    for name in old:
+        (tmp_path / name).write_text("old")
+    if board == "ulx3s":
+        monkeypatch.setattr("neuroflex.fpga.ulx3s.Ulx3sPlatform", fails)
+    else:
+        monkeypatch.setattr("neuroflex.fpga.zynq_build.vivado_project", lambda *_, **__: {})
+        monkeypatch.setattr("neuroflex.fpga.zynq_build.run_yosys", fails)
+    with pytest.raises(ToolError):
+        config = load_config(BOARDS[board].config)
+        build.build_ulx3s(config, tmp_path) if board == "ulx3s" else zynq_build.build_zynq(board, config, tmp_path)
+    assert not [name for name in old if (tmp_path / name).exists()]
+
+
 def test_flash_refuses_other_parts(tmp_path, monkeypatch, capsys):
     """The part is read from the file; then the loader is called, and its failure explained."""
     file = tmp_path / "x.bit"
@@ -104,7 +125,10 @@ def test_flash_refuses_other_parts(tmp_path, monkeypatch, capsys):
         flash.flash("ulx3s", file)
     file.write_bytes(b"\xff\x00Part: LFE5U-25F-6CABGA381\x00")
     assert main(["flash", "--board", "ulx3s", str(file)]) == 2
-    assert "for the part LFE5U-25F; ulx3s has an LFE5U-85F" in " ".join(capsys.readouterr().err.split())
+    assert "for the part LFE5U-25F-CABGA381; ulx3s has an LFE5U-85F-CABGA381" in " ".join(capsys.readouterr().err.split())
+    file.write_bytes(b"\xff\x00Part: LFE5U-85F-8CABGA554\x00")       # other pins
+    assert main(["flash", "--board", "ulx3s", str(file)]) == 2
+    assert "for the part LFE5U-85F-CABGA554; ulx3s has an LFE5U-85F-CABGA381" in " ".join(capsys.readouterr().err.split())
     file.write_bytes(b"\xff\x00Part: LFE5U-85F-6CABGA381\x00")
     loader = tmp_path / "openFPGALoader"
     loader.write_text("#!/bin/sh\necho \"$@\"\nexit ${FAIL:-0}\n")

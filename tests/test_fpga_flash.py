@@ -52,7 +52,7 @@ BOARDS = {"pynq_z2": (vivado_bitstream, zynq_chain, 0x05), "arty_z7_20": (vivado
 
 def test_parts(tmp_path):
     file = tmp_path / "x.bit"
-    for content, part in ((vivado_bitstream(), "xc7z020clg400"), (vivado_bitstream(b"7z010clg400"), "xc7z010clg400"), (lattice_bitstream(), "LFE5U-85F"), (PAYLOAD, None)):
+    for content, part in ((vivado_bitstream(), "xc7z020clg400"), (vivado_bitstream(b"7z010clg400"), "xc7z010clg400"), (lattice_bitstream(), "LFE5U-85F-CABGA381"), (PAYLOAD, None)):
         file.write_bytes(content)
         assert part_of_bitstream(file) == part
     file.write_bytes(vivado_bitstream(b"7z010clg400"))

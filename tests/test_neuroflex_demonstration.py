@@ -9,7 +9,7 @@ import pytest
 from neuroflex import flow
 from neuroflex.cli import main
 
-KEYS = {"network", "configuration", "seed", "images", "accuracy_float", "accuracy_integer", "model_cycles", "rtl_cycles", "cycle_mismatches",
+KEYS = {"network", "configuration", "seed", "images", "accuracy_relu", "accuracy_float", "accuracy_integer", "model_cycles", "rtl_cycles", "cycle_mismatches",
         "value_mismatches", "utilisation", "edp"}
 
 

@@ -12,7 +12,7 @@ from neuroflex.formats import StallCause
 from neuroflex.report import Report, png, write_report
 from neuroflex.tb.browser import drawn, needs_browser
 
-KEYS = {"network", "configuration", "seed", "images", "accuracy_float", "accuracy_integer", "model_cycles", "rtl_cycles", "cycle_mismatches",
+KEYS = {"network", "configuration", "seed", "images", "accuracy_relu", "accuracy_float", "accuracy_integer", "model_cycles", "rtl_cycles", "cycle_mismatches",
         "value_mismatches", "utilisation", "edp"}
 
 
@@ -51,7 +51,7 @@ def test_browser_draws_every_plot(report, tmp_path):
 
 def test_accuracy_of_a_network_of_your_own_may_be_unknown(report, tmp_path):
     report.summary["accuracy_float"] = None
-    assert "(float: unknown)" in write_report(report, tmp_path)[1].read_text()
+    assert "(with QCFS in real numbers unknown, with ReLU 100.0 %)" in write_report(report, tmp_path)[1].read_text()
 
 
 def test_names_cannot_end_a_script(report, tmp_path):

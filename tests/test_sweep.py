@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -105,6 +106,32 @@ def test_results_of_other_code_or_another_network_do_not_count(tmp_path, monkeyp
     assert job() == first
     monkeypatch.setattr(module, "_code", lambda: "changed")
     assert read_result(job(), tmp_path) is None
+
+
+def test_a_network_replaced_while_it_runs_gives_no_result(tmp_path, monkeypatch):
+    """Before the run, and during it; the spike traces of a shape and the table of memories count like the network."""
+    file, network = tmp_path / "mine.npz", zoo.load("digits")
+    network.save(file)
+    job, = jobs_of([str(file)], [PRESETS["tiny"]], [0])
+    other = replace(network, layers=[replace(network.layers[0], bias=network.layers[0].bias + 1), *network.layers[1:]])
+    other.save(file)
+    with pytest.raises(module.SourcesChanged, match="are not those that this sweep was started with"):
+        job.run()
+    network.save(file)
+
+    def replaced(*_, **__):
+        other.save(file)
+        return SimpleNamespace(result={})
+
+    monkeypatch.setattr("neuroflex.compare.measure.compare_network", replaced)
+    with pytest.raises(module.SourcesChanged):
+        job.run()
+    monkeypatch.setenv("NEUROFLEX_DATA", str(tmp_path))
+    found = []
+    for content in (b"one", b"two"):
+        (tmp_path / "spikes_alexnet_cifar10.npz").write_bytes(content)
+        found.append(module.sources_of("loas_alexnet"))
+    assert found[0] != found[1]
 
 
 def test_command_takes_what_is_there(capsys, tmp_path):

@@ -13,7 +13,7 @@ from neuroflex.compare.histograms import DENSITY_EDGES, density_shares, level_sh
 from neuroflex.compare.shaped import chained_network, shaped_layer
 from neuroflex.compare.shapes import SHAPES, NetworkShape, host_work
 from neuroflex.compare.traces import spike_counts
-from neuroflex.compiler.lower import LoweringError, RowTooLong, load_cycles, lower
+from neuroflex.compiler.lower import LoweringError, RowTooLong, lower
 from neuroflex.compiler.schedule import (Machine, NetworkSchedule, ScheduleError, choose, improve, lowest_product, profile, promising, schedule, schedule_tiles,
                                          ways_of)
 from neuroflex.formats import Core, StallCause, Status
@@ -140,6 +140,7 @@ class Sums:
     traffic: np.ndarray
     spiking: int = 0
     beats: float = 0.0
+    loaded: int = 0
     parts: dict = field(default_factory=dict)
 
     @property
@@ -232,6 +233,7 @@ class _Runner:
             sums.traffic /= part.fraction
             sums.parts = {which: _parts(placed_energy(network, layer, trace.layers[layer.name], config, schedules.tiles[layer.name], energy=table) / part.fraction,
                                         sums.traffic, config, table) for which, table in _TABLES.items()}
+            sums.loaded = sum(tile.settings["load_lines"] for tile in job.tiles if tile.layer == layer.name)
             sums.spiking = sum(int((tile.core == Core.SNN).sum()) for tile in schedules.tiles[layer.name])
             sums.beats /= part.fraction
         return layers, seconds
@@ -564,20 +566,19 @@ def _layers(subject, config, coefficients, runs, by_part):
                 "cycles": {cause.name.lower(): float(sums.counts[cause]) for cause in StallCause},
                 "utilisation": matches / ((config.ann_pes + config.snn_pes) * max(sums.running, 1.0)),
                 "energy_pj": sums.energy[coefficients], "energies_pj": sums.energy, "energies_by_block": sums.parts,
-                "moved": dict(zip(TRAFFIC, sums.traffic.tolist())), "lines": _lines(network, layer, part, config, images, by_part["hybrid"][number][layer.name]), "sampled": part.fraction,
+                "moved": dict(zip(TRAFFIC, sums.traffic.tolist())), "lines": sums.loaded + _lines(layer, part, config, images), "sampled": part.fraction,
                 "against": {policy: {"running": runs[policy][number][layer.name].running,
                                      "total": runs[policy][number][layer.name].running + runs[policy][number][layer.name].fixed,
                                      "energy_pj": runs[policy][number][layer.name].energy[coefficients]} for policy in POLICIES}})
     return table
 
 
-def _lines(network, layer, part, config, images, tiles):
-    """Lines that must cross the memory port once: weights, nonzero inputs, outputs (masks and packed values)."""
-    weights = sum(load_cycles(network, layer, tile, config) for tile in tiles)
+def _lines(layer, part, config, images):
+    """Lines of tensors that must cross the memory port once: inputs and outputs, masks and packed nonzero values."""
 
     def tensor(values):
         chunks = -(-values.shape[1] // config.chunk_bits) * values[:, 0].size
         return (chunks + np.count_nonzero(values) / config.line_bytes) / images
 
     inputs = sum(tensor(part.trace.tensor(source.tensor)) for source in layer.sources)
-    return weights + (inputs + tensor(part.trace.layers[layer.name].output)) / part.fraction
+    return (inputs + tensor(part.trace.layers[layer.name].output)) / part.fraction

@@ -169,7 +169,7 @@ def write_page(networks, config, timelines, path):
     links = "<nav>" + "".join(f'<a href="#{html.escape(name)}">{html.escape(one["title"])}</a>' for name, one in networks.items()) + "</nav>"
     sections = [
         ("Summary", "Golden cycle model, which equals the RTL in every cycle; simulated, on no board. EDP columns are over hybrid's: above 1, hybrid is better. "
-         "“Over random” and “over dealt” are throughput, all cycles: against the same split with each column on a PE drawn at random, and with columns dealt evenly at random.", links + _summary(networks)),
+         "“Over random” and “over dealt” are throughput, all cycles: against the same split with each column on a PE drawn at random (on tiles that have room for any mapping), and with columns dealt evenly at random.", links + _summary(networks)),
         ("Energy-delay product, all cycles", "Loading of weights included: one image, every weight is loaded once. Above 1, hybrid is better.", plot(plots.edp_figure(networks))),
         ("Energy-delay product, running cycles", "Loading left out, as when many images pass.", plot(plots.edp_figure(networks, "edp_running"))),
         ("What others report", "The paper's own figures (arXiv 2511.05215), from a simulator at 40 nm, with its densities and its counting, which are not known in full. "

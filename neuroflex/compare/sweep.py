@@ -5,7 +5,7 @@ stopped, and a worker that dies loses nothing but its own job, which is tried ag
 an earlier version found, or another network in a file of the same name, does not count.
 """
 
-__all__ = ["MOST_ATTEMPTS", "Job", "SweepFailed", "jobs_of", "read_result", "sources_of", "sweep"]
+__all__ = ["MOST_ATTEMPTS", "Job", "SourcesChanged", "SweepFailed", "jobs_of", "read_result", "sources_of", "sweep"]
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from neuroflex.atomic import write_atomically
+from neuroflex.data_folder import data_file
 from neuroflex.sim.energy import DEFAULT
 
 MOST_ATTEMPTS = 3
@@ -49,7 +50,14 @@ class Job:
         return f"{Path(self.network).stem}-{ArchConfig.from_toml(self.config).name}-{self.seed}-{digest}"
 
     def run(self):
-        """The comparison's result."""
+        """The comparison's result.
+
+        Raises
+        ------
+        SourcesChanged
+            When code or network are, before or after the run, not those that the job was made from.
+        """
+        _unchanged(self)
         from neuroflex.compare.measure import compare_network, subject_of
         from neuroflex.compare.shapes import SHAPES
         from neuroflex.commands.common import load_network
@@ -57,7 +65,19 @@ class Job:
 
         which = self.network if self.network in SHAPES else load_network(self.network, split=True)
         subject = subject_of(which, seed=self.seed, rows=self.rows, images=self.images)
-        return compare_network(subject, ArchConfig.from_toml(self.config), seed=self.seed, coefficients=self.coefficients, latency=self.latency).result
+        result = compare_network(subject, ArchConfig.from_toml(self.config), seed=self.seed, coefficients=self.coefficients, latency=self.latency).result
+        _code.cache_clear()
+        _unchanged(self)
+        return result
+
+
+class SourcesChanged(RuntimeError):
+    """A job's code, network or spike traces are not what they were when it was made: elsewhere installed, edited or replaced since."""
+
+
+def _unchanged(job):
+    if job.sources != sources_of(job.network):
+        raise SourcesChanged(f"{job.network}: the network, its spike traces or the installed NeuroFlex are not those that this sweep was started with; start it again")
 
 
 @cache
@@ -67,7 +87,7 @@ def _code():
     from neuroflex.compare.baselines import RESOURCES
 
     digest, here = hashlib.sha256(), Path(__file__).parent
-    for folder in (here, here.parent, Path(compiler.__file__).parent, Path(sim.__file__).parent):
+    for folder in (here, here.parent, here.parent / "power", Path(compiler.__file__).parent, Path(sim.__file__).parent):
         for path in sorted(folder.glob("*.py")):
             digest.update(path.read_bytes())
     if RESOURCES.is_file():
@@ -76,7 +96,7 @@ def _code():
 
 
 def sources_of(network):
-    """What a result depends on besides the other fields of its job: SHA-256 of code and network.
+    """What a result depends on besides the other fields of its job: SHA-256 of code and network, and of the spike traces that it reads.
 
     Parameters
     ----------
@@ -86,7 +106,13 @@ def sources_of(network):
     from neuroflex.compare.shapes import SHAPES
     from neuroflex.commands.common import load_network
 
-    return hashlib.sha256(f"{_code()} {'' if network in SHAPES else load_network(network, split=True).digest}".encode()).hexdigest()
+    if network not in SHAPES:
+        own = load_network(network, split=True).digest
+    elif SHAPES[network].trace:
+        own = hashlib.sha256(data_file(SHAPES[network].trace, f"spike traces of {SHAPES[network].title}").read_bytes()).hexdigest()
+    else:
+        own = ""
+    return hashlib.sha256(f"{_code()} {own}".encode()).hexdigest()
 
 
 def jobs_of(networks, configs, seeds, **options):
