@@ -273,6 +273,8 @@ class Assembler:
         if len(bias) != len(weights):
             self.refuse(f"it has {len(weights)} columns and {len(bias)} biases")
         kernel = window.kernel_h * window.kernel_w
+        if x.name == INPUT and self.input.pack is not None:
+            self.refuse("it reads the image, which is packed for the windows of another layer")
         if x.name == INPUT and kernel > 1 and self.input.channels < PACK_BELOW and alone:
             self.input = replace(self.input, pack=window)
             x = replace(x, shape=self.input.shape, flat=False, step=np.tile(x.step, kernel), levels=np.tile(x.levels, kernel))

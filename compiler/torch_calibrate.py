@@ -11,8 +11,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from neuroflex.compiler.assemble import ImportRefused
-from neuroflex.compiler.torch_import import trace
 from neuroflex.compiler.torch_qcfs import QCFS, HandOver
+from neuroflex.compiler.torch_trace import check_modules, trace
 from neuroflex.formats import MAX_LEVEL
 
 _MODULES = (nn.ReLU, nn.ReLU6)
@@ -32,11 +32,11 @@ _SHARES = np.linspace(0.1, 1.0, 46)
 
 
 def calibrate(module, images, *, levels, tolerance=None, input_levels=None, host_levels=None, pixel_scale=1.0):
-    """A copy of a ReLU network with a `QCFS` in place of each ReLU and one in front, for `import_torch`.
+    """A copy of a ReLU network with a `QCFS` in place of each ReLU or ReLU6 and one in front, for `import_torch`.
 
     Where the host reads what a layer on the cores computes (before a layer norm, attention, an addition on the host), there is a `HandOver` then.
 
-    Each clip value is the one with the smallest mean squared error between ReLU and QCFS on the activations that the images
+    Each clip value is the one with the smallest mean squared error between what the ReLU gives and QCFS on the activations that the images
     cause. Nothing is trained; with few levels, fine-tuning afterwards gains accuracy.
 
     Parameters
@@ -66,13 +66,15 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, host
     Raises
     ------
     ImportRefused
-        No images, pixels that are no finite numbers or negative, a ReLU that is never positive (with its name).
+        No images, pixels that are no finite numbers or negative, a ReLU that is never positive (with its name), what
+        `neuroflex.compiler.torch_trace` refuses.
     """
     images = np.asarray(images)
     if not len(images):
         raise ImportRefused("the calibration set is empty: give at least one image, better some hundred")
     if not np.isfinite(images).all() or images.min() < 0 or images.max() <= 0:
         raise ImportRefused("calibration images must hold finite pixels that are not negative, and not all 0")
+    check_modules(module)           # before it is copied: what hooks compute cannot be
     module = copy.deepcopy(module).eval()
     graph = trace(module)
     modules = dict(module.named_modules())
@@ -193,13 +195,15 @@ def _clips(module, relus, averages, pixels, levels, tolerance):
     def largest(node, operand, result):
         if not torch.isfinite(operand).all():
             raise ImportRefused(f"{node.name!r}: its operand is NaN or infinite on calibration images; check the weights before it")
-        top[node] = max(top[node], float((result if node in averages else operand).max()))
+        top[node] = max(top[node], float(result.max()))
         taps[node] = _taps(node, module, operand)
 
     counts = {node: np.zeros(_BINS) for node in top}
 
     def count(node, operand, result):
-        counts[node] += torch.histc((result if node in averages else operand).float(), bins=_BINS, min=0.0, max=top[node]).double().cpu().numpy()
+        # Of what it gives, which for a ReLU6 is less than what it reads; a ReLU's zeros are zeros with every clip value.
+        values = result if node in averages else result[result > 0]
+        counts[node] += torch.histc(values.float(), bins=_BINS, min=0.0, max=top[node]).double().cpu().numpy()
 
     def run(nodes, seen):
         recorder = _Recorder(module, set(nodes), seen)

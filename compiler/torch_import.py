@@ -1,6 +1,6 @@
 """PyTorch module → integer network. Needs the ``torch`` extra.
 
-The module is traced with ``torch.fx``; its `QCFS` activations say how everything is quantised. A network of ReLUs gets them by
+The module is traced (`neuroflex.compiler.torch_trace`); its `QCFS` activations say how everything is quantised. A network of ReLUs gets them by
 `neuroflex.compiler.torch_calibrate`. What the operations become: `neuroflex.compiler.assemble`.
 """
 
@@ -18,9 +18,11 @@ from neuroflex.compiler.assemble import Assembler, Image, ImportRefused, Real, S
 from neuroflex.compiler.network import Window
 from neuroflex.compiler.torch_qcfs import QCFS, HandOver
 from neuroflex.compiler.torch_tokens import BATCH, SHAPE_OPERATIONS, Constant, Scores, View, canonical, channels_last, view_of
+from neuroflex.compiler.torch_trace import trace
 
 _STORED = (Tensor, Sum, Real, View)
-_ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.pow, operator.neg)
+_ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.pow, operator.neg,
+               operator.iadd, operator.isub, operator.imul, operator.ifloordiv, operator.itruediv, operator.ipow)
 
 
 def import_torch(module, image_shape, *, name, pixel_scale=1.0, calibration=None, metadata=None, examples=None):
@@ -29,8 +31,8 @@ def import_torch(module, image_shape, *, name, pixel_scale=1.0, calibration=None
     Parameters
     ----------
     module : torch.nn.Module
-        One argument, a batch (B, C, H, W); batch norms are folded with their running statistics. Its first operation must
-        be a `QCFS`, which says how the image is quantised.
+        One argument, a batch (B, C, H, W), in evaluation mode; batch norms are folded with their running statistics. Its first
+        operation must be a `QCFS`, which says how the image is quantised.
     image_shape : (C, H, W)
     name : str
         Name of the network.
@@ -50,7 +52,8 @@ def import_torch(module, image_shape, *, name, pixel_scale=1.0, calibration=None
     Raises
     ------
     ImportRefused
-        An operation or a setting that is not supported, or a threshold that would round to zero.
+        An operation or a setting that is not supported, a module that computes something beside its forward (hooks), or a threshold
+        that would round to zero.
     NetworkError
         An accumulator that could overflow.
     """
@@ -62,26 +65,19 @@ def import_torch(module, image_shape, *, name, pixel_scale=1.0, calibration=None
     return builder.assembler.network(name=name, metadata=metadata, examples=examples, about={"format": "torch"})
 
 
-class Tracer(fx.Tracer):
-    """Keeps quantisers whole."""
-
-    def is_leaf_module(self, module, path):
-        return isinstance(module, (QCFS, HandOver)) or super().is_leaf_module(module, path)
-
-
-def trace(module):
-    """The module's graph; `ImportRefused` when its forward cannot be traced."""
-    try:
-        return Tracer().trace(module)
-    except (fx.proxy.TraceError, TypeError) as error:
-        raise ImportRefused(f"{type(module).__name__}: its forward cannot be traced ({error}); control flow must not depend "
-                            "on data") from error
-
-
 def _attribute(module, path):
     """A parameter or buffer by its path."""
     *owners, name = path.split(".")
     return getattr(module.get_submodule(".".join(owners)), name).detach().double().cpu()
+
+
+def _held(value):
+    """What is stored of a value: names of tensors, and what has none itself. A flattened tensor, its views and a fused pool are the same."""
+    if isinstance(value, (tuple, list)):
+        return set().union(*map(_held, value))
+    if isinstance(value, View):
+        return _held(value.value)
+    return {value.name if isinstance(value, Tensor) else id(value)}
 
 
 def _numbers(tensor):
@@ -98,6 +94,7 @@ class _Builder:
         self.image_shape = image_shape
         self.pixel_scale = pixel_scale
         self.assembler = Assembler(closer="a QCFS")
+        self.values = {}
         self.refuse = self.assembler.refuse
         self.module_handlers = {
             QCFS: self.qcfs, nn.Conv2d: self.conv2d, nn.Linear: self.linear, nn.BatchNorm2d: self.batch_norm,
@@ -107,7 +104,7 @@ class _Builder:
             nn.AvgPool2d: lambda node, m, x: self.avg_pool(
                 node, x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override),
             nn.AdaptiveAvgPool2d: lambda node, m, x: self.global_avg_pool(node, x, m.output_size),
-            nn.Dropout: lambda node, m, x: x, nn.Dropout2d: lambda node, m, x: x, nn.Identity: lambda node, m, x: x,
+            nn.Dropout: self.dropout_module, nn.Dropout2d: self.dropout_module, nn.Identity: lambda node, m, x: x,
             HandOver: self.hand_over, nn.LayerNorm: self.layer_norm_module, nn.Softmax: lambda node, m, x: self.softmax(node, x, m.dim),
         }
         self.function_handlers = {
@@ -115,22 +112,23 @@ class _Builder:
             torch.cat: self.concat, torch.concat: self.concat,
             functional.max_pool2d: self.max_pool, torch.max_pool2d: self.max_pool, functional.avg_pool2d: self.avg_pool,
             functional.adaptive_avg_pool2d: self.global_avg_pool,
-            functional.dropout: lambda node, x, p=0.5, training=True, inplace=False: x,
+            functional.dropout: self.dropout,
             functional.layer_norm: self.layer_norm, functional.scaled_dot_product_attention: self.attention, torch.mean: self.mean,
             operator.matmul: self.matmul, torch.matmul: self.matmul, torch.bmm: self.matmul, torch.softmax: self.softmax, functional.softmax: self.softmax,
-            operator.mul: self.scale, operator.truediv: lambda node, x, y: self.scale(node, x, 1 / y if isinstance(y, (int, float)) else y), getattr: self.size,
+            operator.mul: self.scale, operator.imul: self.scale, operator.truediv: self.divide, operator.itruediv: self.divide, getattr: self.size,
         }
         self.method_handlers = {"add": self.add, "add_": self.add, "flatten": self.flatten, "mean": self.mean, "matmul": self.matmul, "bmm": self.matmul,
                                 "softmax": self.softmax, "size": lambda node, x, dim=None: self.size(node, x, "shape", dim)}
         # What can read values whose axes were permuted; all others read (B, C, H, W), or vectors.
         self.of_tokens = (QCFS, HandOver, nn.Linear, nn.LayerNorm, nn.Softmax, nn.Dropout, nn.Identity, nn.Flatten, functional.dropout, functional.layer_norm,
                           functional.scaled_dot_product_attention, functional.softmax, torch.mean, torch.matmul, torch.bmm, torch.softmax, operator.add,
-                          operator.iadd, operator.matmul, operator.mul, operator.truediv, torch.add, torch.flatten, getattr, *self.method_handlers)
+                          operator.iadd, operator.matmul, operator.mul, operator.imul, operator.truediv, operator.itruediv, torch.add, torch.flatten,
+                          getattr, *self.method_handlers)
 
     # -- the walk ---------------------------------------------------------------------------------------------------
 
     def run(self):
-        values = {}
+        values = self.values
         for node in self.graph.nodes:
             arguments = fx.map_arg(node.args, lambda n: values[n])
             keywords = fx.map_arg(node.kwargs, lambda n: values[n])
@@ -188,17 +186,11 @@ class _Builder:
     def hint(label):
         return "; calibrate the network first, which puts a QCFS in place of each ReLU" if "relu" in label.lower() else ""
 
-    def alone(self, node):
-        """Whether this node is the only reader of what it reads, looking through flattens and dropouts."""
-        producer = node.all_input_nodes[0]
-        while len(producer.users) == 1 and producer.op != "placeholder" and len(producer.all_input_nodes) == 1 and self.passes(producer):
-            producer = producer.all_input_nodes[0]
-        return len(producer.users) == 1
-
-    def passes(self, node):
-        if node.op == "call_module":
-            return isinstance(self.modules[node.target], (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity))
-        return node.target in (torch.flatten, "flatten", functional.dropout)
+    def alone(self, node, operand=None):
+        """Whether this node is the only reader of the tensor that ``operand``, by default its first, holds, whatever the nodes that hold the same."""
+        operand = operand or node.all_input_nodes[0]
+        holders = {holder for holder, value in self.values.items() if _held(value) & _held(self.values[operand])}
+        return {user for holder in holders for user in holder.users} - holders == {node}
 
     # -- axes -------------------------------------------------------------------------------------------------------
 
@@ -271,8 +263,8 @@ class _Builder:
         if not 0 < clip < np.inf:
             self.refuse(f"its clip value is {clip:g}; it must be positive")
         if isinstance(x, Image):
-            if len(node.all_input_nodes[0].users) != 1:
-                self.refuse("the image is used before it is quantised")
+            if not self.alone(node):
+                self.refuse("the image is used before it is quantised, or quantised twice")
             return self.assembler.quantise_image(x, module.levels, clip / self.pixel_scale)(clip)
         if isinstance(x, Real):
             return self.assembler.levels(node.name, x, clip, module.levels)
@@ -311,7 +303,17 @@ class _Builder:
         x = self.assembler.tensor(x, node.all_input_nodes[0].name)
         return self.assembler.fully_connected(x, _numbers(module.weight), _numbers(module.bias), alone=self.alone(node))
 
+    def dropout_module(self, node, module, x):
+        return self.dropout(node, x, module.p, module.training)
+
+    def dropout(self, node, x, p=0.5, training=True, inplace=False):
+        if training and p > 0:
+            self.refuse("it drops values at random; call the module's eval(), and give the function training=self.training")
+        return x
+
     def batch_norm(self, node, module, x):
+        if module.training:
+            self.refuse("it is in training mode, with the statistics of each batch; call the module's eval()")
         if module.running_var is None:
             self.refuse("a batch norm without running statistics cannot be folded")
         scale = 1 / np.sqrt(_numbers(module.running_var) + module.eps)
@@ -423,6 +425,9 @@ class _Builder:
             self.refuse("only the two products of attention are supported, Q·Kᵀ and that of its softmax with V")
         return Scores(a, self.viewed(b.value, b.places.transpose(-1, -2)))
 
+    def divide(self, node, x, divisor):
+        return self.scale(node, x, 1 / divisor if isinstance(divisor, (int, float)) else divisor)
+
     def scale(self, node, x, factor):
         if isinstance(factor, Scores):
             x, factor = factor, x
@@ -438,9 +443,9 @@ class _Builder:
     def concat(self, node, tensors, dim=0, **unknown):
         if dim not in (1, -3) or unknown:
             self.refuse(f"only a concatenation of channels, dim=1, is supported, not dim={dim}")
-        alone = [len(producer.users) == 1 for producer in node.all_input_nodes]
-        if len(alone) != len(tensors):
+        if len(set().union(*map(_held, tensors))) != len(tensors):
             self.refuse("a tensor is concatenated with itself")
+        alone = [self.alone(node, operand) for operand in node.all_input_nodes]
         return self.assembler.concat(node.name, tensors, alone)
 
     def flatten(self, node, x, start_dim=0, end_dim=-1):

@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch", reason="calibration needs the `torch` extra
 from sklearn.datasets import load_digits  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
 from neuroflex.compiler.network import NetworkError  # noqa: E402
 from neuroflex.compiler.torch_calibrate import best_clip, calibrate, choose  # noqa: E402
@@ -95,6 +96,59 @@ def test_adaptive_levels(trained):
 
 def bare(**parts):
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+
+
+class Mobile(nn.Module):
+    """ReLU6 as module, function and in place, with activations far above 6, and an addition in place."""
+
+    def __init__(self, relu):
+        super().__init__()
+        self.stem, self.depthwise, self.back = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1)
+        self.classes, self.relu, self.function = nn.Linear(8 * 36, 10), relu(inplace=True), functional.relu6 if relu is nn.ReLU6 else functional.relu
+        with torch.no_grad():
+            self.stem.weight *= 20
+            self.back.weight *= 20
+
+    def forward(self, x):
+        x = self.function(self.stem(x))
+        y = self.back(self.relu(self.depthwise(x)))
+        y += x
+        return self.classes(torch.flatten(self.relu(y), 1))
+
+
+def test_relu6_is_calibrated_below_its_six():
+    torch.manual_seed(0)
+    module, plain = Mobile(nn.ReLU6).eval(), Mobile(nn.ReLU).eval()
+    plain.load_state_dict(module.state_dict())
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 6, 6)).astype(np.uint8)
+    with torch.no_grad():
+        theirs, others = (one(torch.tensor(images / 255, dtype=torch.float32)).argmax(1).numpy() for one in (module, plain))
+    assert (theirs == others).mean() < 0.7, "the comparison shows nothing"
+    quantised = calibrate(module, images, levels=127, pixel_scale=1 / 255)
+    assert max(part.clip.item() for name, part in quantised.named_modules() if isinstance(part, QCFS)) <= 6.0
+    network = import_torch(quantised, (3, 6, 6), name="mobile", pixel_scale=1 / 255, calibration=images)
+    assert (evaluate(network, images).output.reshape(len(images), -1).argmax(axis=1) == theirs).mean() > 0.9
+
+
+def test_a_relu_in_place_before_a_shortcut_is_refused():
+    class PreActivation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.relu, self.conv = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.conv(self.relu(x)) + x
+
+    with pytest.raises(NetworkError, match=r"'relu' \(ReLU\): it changes 'stem' in place, which 'add' reads afterwards"):
+        calibrate(PreActivation(), np.ones((2, 1, 8, 8)), levels=4)
+
+
+def test_a_hook_is_refused_before_anything_is_copied():
+    module = bare()
+    prune.l1_unstructured(module[0], "weight", 0.5)
+    with pytest.raises(NetworkError, match=r"'0' \(Conv2d\): it is pruned by a hook"):
+        calibrate(module, np.ones((2, 1, 8, 8)), levels=4)
 
 
 @pytest.mark.parametrize("images, message", [

@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the importer's tests need the `torch` extra")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch.nn.utils import parametrizations, prune  # noqa: E402
 
 from neuroflex.compiler.network import NetworkError  # noqa: E402
 from neuroflex.compiler.torch_import import ImportRefused, import_torch  # noqa: E402
@@ -61,6 +62,16 @@ def compare(module, shape, *, exactly=True, seed=0, **options):
         assert np.array_equal(got, want)
     assert len(np.unique(want)) > 2, "the comparison shows nothing"
     return network, got, want
+
+
+def iadd(y, x):
+    y += x
+    return y
+
+
+def branches(left, right):
+    """Two readers of one tensor, of which the first sees it through an operation that gives the same tensor."""
+    return lambda s, x: (lambda y: s.b(left(s, y) + right(s, y)))(s.a(s.c(x)))
 
 
 def act(levels=4, clip=8.0):
@@ -124,6 +135,17 @@ CASES = {
         lambda s, x: s.e(s.l(s.f(s.drop(functional.max_pool2d(torch.cat([s.a1(s.c1(x)), s.a2(s.c2(x))], 1), 2))))),
         {"c1": lambda: conv(2, 3), "a1": act, "c2": lambda: conv(2, 5), "a2": act, "drop": nn.Dropout, "f": nn.Flatten,
          "l": lambda: nn.Linear(8 * 4, 6), "e": lambda: act(15, 30.0)}, (2, 4, 4)),
+    "pooled under another name": (branches(lambda s, y: s.e(functional.max_pool2d(y.contiguous(), 2)), lambda s, y: s.d(y)),
+                                  {"c": lambda: conv(2, 4), "a": act, "d": lambda: nn.Conv2d(4, 5, 1, stride=2), "e": lambda: conv(4, 5), "b": lambda: act(15, 30.0)},
+                                  (2, 6, 6)),
+    "concatenated under another name": (branches(lambda s, y: s.e(torch.cat([y.view(y.shape), s.a2(s.c2(y))], 1)), lambda s, y: s.d(y)),
+                                        {"c": lambda: conv(2, 4), "a": act, "c2": lambda: conv(4, 3), "a2": act, "d": lambda: nn.Conv2d(4, 5, 1),
+                                         "e": lambda: conv(7, 5), "b": lambda: act(15, 30.0)}, (2, 4, 4)),
+    "image under two names": (lambda s, x: s.b(s.e(torch.cat([s.a(s.c(x.contiguous())), s.a2(s.d(s.i(x)))], 1))),
+                              {"c": lambda: nn.Conv2d(1, 4, (3, 1), stride=3), "a": act, "d": lambda: nn.Conv2d(1, 4, (1, 3), stride=3), "a2": act,
+                               "i": nn.Identity, "e": lambda: nn.Conv2d(8, 5, 1), "b": lambda: act(15, 30.0)}, (1, 3, 3)),
+    "in place": (lambda s, x: s.b(iadd(s.n(s.c(x)), s.a(s.d(x)))),
+                 {"c": lambda: conv(2, 4), "n": lambda: nn.BatchNorm2d(4), "d": lambda: nn.Conv2d(2, 4, 1), "a": act, "b": lambda: act(8, 16.0)}, (2, 4, 4)),
 }
 
 
@@ -249,6 +271,82 @@ def test_modules_that_are_refused(modules, message):
 def test_forwards_that_are_refused(function, message):
     refuse(function, message=message, c=conv(2, 3), c2=conv(2, 2), d=conv(2, 3), n=nn.BatchNorm2d(3), a=act(),
            prepare=lambda m: setattr(m, "weight", nn.Parameter(torch.ones(1))))
+
+
+def changed_under_another_name(s, x):
+    y = s.c(x)
+    z = y
+    z += s.d(x)
+    return s.a(y)
+
+
+def changed_by_a_statement(s, x):
+    y = s.c(x)
+    y.add_(s.d(x))
+    return s.a(y)
+
+
+def changed_after_a_view(s, x):
+    y = s.c(x)
+    v = y.flatten(2)
+    y += s.d(x)
+    return s.a(v.view(-1, 3, 6, 6))
+
+
+def changed_for_nobody(s, x):
+    y = s.c(x)
+    z = s.a(y)
+    y += s.d(x)
+    return z
+
+
+@pytest.mark.parametrize("function, message", [
+    (changed_under_another_name, r"'iadd' \(iadd\): it changes 'c' in place, which 'a' reads afterwards"),
+    (changed_by_a_statement, r"'add_' \(add_\): it changes 'c' in place, which 'a' reads afterwards"),
+    (changed_after_a_view, r"'iadd' \(iadd\): it changes 'c' in place, which 'view' reads afterwards"),
+    (changed_for_nobody, r"'iadd' \(iadd\): it changes 'c' in place, and nothing reads its result"),
+    (lambda s, x: s.a(s.weight.view(1).add_(s.c(x))), r"it changes the parameter 'weight'"),
+    (lambda s, x: s.a(s.a(s.d(s.r(x))) + s.c(x)), r"'r' \(ReLU\): it changes 'image' in place, which 'c' reads afterwards"),
+    (lambda s, x: s.a(s.c(x) + s.d(functional.relu6(x, True)) + s.d(x)), r"'relu6' \(relu6\): it changes 'image' in place, which 'd_1' reads afterwards"),
+    (lambda s, x: s.a(functional.dropout(s.c(x), 0.5)), r"'dropout' \(dropout\): it drops values at random"),
+])
+def test_operations_that_a_graph_of_values_does_not_show(function, message):
+    refuse(function, message=message, c=conv(2, 3), d=conv(2, 3, 1), r=nn.ReLU(inplace=True), a=act(),
+           prepare=lambda m: setattr(m, "weight", nn.Parameter(torch.ones(1))))
+
+
+@pytest.mark.parametrize("prepare, message", [
+    (lambda m: m.c.register_forward_hook(lambda module, given, made: made * 2), r"'c' \(Conv2d\): a forward hook, .*lambda"),
+    (lambda m: m.c.register_forward_pre_hook(lambda module, given: (given[0] * 0,)), r"'c' \(Conv2d\): a forward hook"),
+    (lambda m: m.register_forward_hook(lambda module, given, made: made * 2), r"Wrap: a forward hook"),
+    (lambda m: prune.l1_unstructured(m.c, "weight", 0.5), r"'c' \(Conv2d\): it is pruned by a hook, .*torch.nn.utils.prune.remove"),
+    (lambda m: parametrizations.weight_norm(m.c), r"'c' \(Parametrized.*: its 'weight' is computed by a parametrization"),
+    (lambda m: m.n.train(), r"'n' \(BatchNorm2d\): it is in training mode"),
+    (lambda m: m.drop.train(), r"'drop' \(Dropout\): it drops values at random"),
+])
+def test_what_modules_compute_beside_their_forward(prepare, message):
+    refuse(lambda s, x: s.a(s.drop(s.n(s.c(x)))), message=message, c=conv(2, 3), n=nn.BatchNorm2d(3), drop=nn.Dropout(), a=act(), prepare=prepare)
+
+
+def test_pruning_made_permanent_is_imported():
+    module = exact(Wrap(lambda s, x: s.a(s.c(x)), c=conv(2, 5), a=act()), np.random.default_rng(0))
+    prune.random_unstructured(module.c, "weight", 0.5)
+    prune.remove(module.c, "weight")
+    network, *_ = compare(module, (2, 6, 5), exactly=False)
+    assert (network.layers[0].weights == 0).mean() > 0.6
+
+
+def test_an_image_has_one_quantiser():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.q2, self.i, self.c, self.a = QCFS(4, 1.0), QCFS(8, 1.0), nn.Identity(), conv(2, 3), act()
+
+        def forward(self, x):
+            return self.a(self.c(self.q(self.i(x))) + self.c(self.q2(self.i(x))))
+
+    with pytest.raises(ImportRefused, match="'q' .*or quantised twice"):
+        import_torch(Twice(), (2, 4, 4), name="twice")
 
 
 def test_windows_larger_than_the_hardware_are_refused():

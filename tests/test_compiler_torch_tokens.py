@@ -117,7 +117,9 @@ def chunked(s, x):
 def explicit(s, x):
     qkv = s.h(s.qkv(s.a(x)))
     q, k, v = (qkv[:, :, C * i:C * i + C].view(-1, 4, HEADS, WIDTH).transpose(1, 2) for i in range(3))
-    weights = (q @ k.transpose(-2, -1) / 2.0).softmax(dim=-1)
+    weights = q @ k.transpose(-2, -1)
+    weights /= 2.0
+    weights = weights.softmax(dim=-1)
     return torch.matmul(functional.dropout(weights, training=False), v).transpose(1, 2).contiguous().view(x.size(0), -1, C)
 
 

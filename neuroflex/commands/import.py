@@ -163,7 +163,7 @@ def _nir(source, common, given, show):
 
 def _torch(source, common, given, show):
     importer = _module("torch_import", "torch")
-    module = made_module(source)
+    module = made_module(source).eval()
     if "image_shape" not in given:
         if common["calibration"] is None:
             raise click.UsageError("a PyTorch module does not say the size of its images: give --image-shape C,H,W, or --calibration")
