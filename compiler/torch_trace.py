@@ -41,7 +41,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(module):
-    """The module's graph.
+    """The module's graph in evaluation mode.
 
     Raises
     ------
@@ -49,11 +49,16 @@ def trace(module):
         Its forward cannot be traced, or the graph would compute something else: hooks, parametrizations, operations that change a tensor which is read again.
     """
     check_modules(module)
+    training = [part for part in module.modules() if part.training]
+    module.eval()
     try:
         graph = _Tracer().trace(module)
     except (fx.proxy.TraceError, TypeError) as error:
         raise ImportRefused(f"{type(module).__name__}: its forward cannot be traced ({error}); control flow must not depend "
                             "on data") from error
+    finally:
+        for part in training:
+            part.training = True
     _check_in_place(graph, dict(module.named_modules()))
     return graph
 

@@ -328,6 +328,13 @@ def test_what_modules_compute_beside_their_forward(prepare, message):
     refuse(lambda s, x: s.a(s.drop(s.n(s.c(x)))), message=message, c=conv(2, 3), n=nn.BatchNorm2d(3), drop=nn.Dropout(), a=act(), prepare=prepare)
 
 
+def test_a_forward_is_read_in_evaluation_mode():
+    torch.manual_seed(0)
+    module = Wrap(lambda s, x: s.a(s.c(functional.dropout(x, training=s.training)) if s.training else s.d(x)), c=conv(2, 3), d=conv(2, 3, 1), a=act())
+    digests = {import_torch(module.train(mode), (2, 4, 4), name="mode", pixel_scale=1 / 16).digest for mode in (False, True)}
+    assert len(digests) == 1 and module.training and module.d.training
+
+
 def test_pruning_made_permanent_is_imported():
     module = exact(Wrap(lambda s, x: s.a(s.c(x)), c=conv(2, 5), a=act()), np.random.default_rng(0))
     prune.random_unstructured(module.c, "weight", 0.5)
