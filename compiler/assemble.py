@@ -5,7 +5,7 @@ add) are gathered into one weighted sum of quantised tensors, in real numbers, u
 hardware layer. Whatever cannot be expressed that way is refused by name and place.
 """
 
-__all__ = ["INPUT", "Assembler", "Image", "ImportRefused", "Real", "Sum", "Tensor", "Term", "pair"]
+__all__ = ["INPUT", "Assembler", "Image", "ImportRefused", "Real", "Sum", "Tensor", "Term", "pair", "positive"]
 
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from neuroflex.compiler.fit import HALF_UP, ThresholdTooSmall, fit_column, split_repeated
 from neuroflex.compiler.host import HostStep, Operand
-from neuroflex.compiler.network import MAX_KERNEL, MAX_REPEAT, Concat, InputSpec, Layer, Network, NetworkError, Source, Window
+from neuroflex.compiler.network import ACCUMULATOR_BITS, MAX_KERNEL, MAX_REPEAT, Concat, InputSpec, Layer, Network, NetworkError, Source, Window
 from neuroflex.compiler.split import Segment, SplitNetwork
 from neuroflex.formats import MAX_LEVEL
 from neuroflex.sim.network import accumulate, evaluate, gather, quantise
@@ -22,6 +22,7 @@ from neuroflex.sim.split import run_steps
 INPUT = InputSpec.name
 PACK_BELOW = 16       # an input of fewer channels than this is packed window by window
 _BATCH = 100          # calibration images whose tensors are held at a time, with host steps
+_SAME = 1e-6          # relative difference of real numbers that a file keeps in single precision
 
 
 class ImportRefused(NetworkError):
@@ -110,6 +111,12 @@ def pair(value):
     """A size given once or for both directions, as two integers."""
     value = np.asarray(value).reshape(-1).tolist()
     return (int(value[0]), int(value[-1]))
+
+
+def positive(what, value):
+    """Refuses a setting of the image that is no positive, finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:
+        raise ImportRefused(f"the image: {what} must be a positive number, not {value!r}")
 
 
 @dataclass
@@ -232,6 +239,15 @@ class Assembler:
             self.refuse(f"its shape must be (C, H, W), each at least 1, not {shape}")
         return Image(shape)
 
+    def check_images(self, images, shape):
+        """Refuses raw images for calibration that are not numbers (n, C, H, W); sizes of 1 may be missing."""
+        images = np.asarray(images)
+        if images.dtype.kind not in "biuf" or [s for s in images.shape[1:] if s > 1] != [s for s in shape if s > 1] or not images.ndim:
+            self.refuse(f"calibration images are {images.dtype} of shape {images.shape}; (n, {', '.join(map(str, shape))}) numbers are needed")
+        bad = np.count_nonzero(~np.isfinite(images))
+        if bad:
+            self.refuse(f"{bad} pixels of the calibration images are NaN or infinite")
+
     def quantise_image(self, image, levels, full_scale):
         """The image's quantiser: ``full_scale`` is the raw pixel value of the highest level."""
         self.input = InputSpec(channels=image.shape[0], height=image.shape[1], width=image.shape[2], levels=levels,
@@ -290,7 +306,8 @@ class Assembler:
         if len({len(scale), len(shift), x.shape[0]}) != 1:
             self.refuse(f"it scales {len(scale)} channels; its operand has {x.shape[0]}")
         terms = tuple(replace(term, weights=term.weights * scale[:, None]) for term in x.terms)
-        return replace(x, terms=terms, bias=x.bias * scale + shift, slack=x.slack * float(np.abs(scale).max()))
+        # A ceiling here is where a quantiser that was left out would saturate, which a note says; it is none of the result's.
+        return replace(x, terms=terms, bias=x.bias * scale + shift, slack=x.slack * float(np.abs(scale).max()), ceiling=np.inf)
 
     def add(self, a, b):
         a, b = self.unpooled(a), self.unpooled(b)
@@ -491,26 +508,36 @@ class Assembler:
         return Tensor(name, shape, step, np.asarray(levels, np.int64))
 
     def close_average(self, x, name):
-        """Layer for an average (or sum) that nothing else closes: exact while it fits 127 levels."""
+        """Layer for an average (or sum) that nothing else closes: exact while it fits 127 levels and is clipped at a level, if at all."""
         term = x.terms[0]
         ones = np.tile(np.eye(x.shape[0]), (1, term.taps))
         factor = float(term.weights[0, 0])
         if len(x.terms) != 1 or x.bias.any() or factor <= 0 or not np.array_equal(term.weights, ones * factor) or x.pool != (1, 1):
             self.refuse(f"its operand is not quantised; put {self.closer} before it")
-        total = term.taps * int(term.tensor.levels.max())
+        totals = np.full(x.shape[0], term.taps * int(term.tensor.levels.max()))
+        clipped = x.ceiling / (term.tensor.step * factor)
+        cut = clipped < totals * (1 - _SAME)
+        if cut.any():
+            whole = np.rint(clipped)
+            if (whole < 1)[cut].any() or not np.allclose(whole[cut], clipped[cut], rtol=_SAME, atol=0):
+                self.refuse(f"its operand is clipped at {x.ceiling:g}, between two of its levels (at level {clipped[cut][0]:g}); put {self.closer} "
+                            "after the clip")
+            totals[cut] = whole[cut]
+        total = int(totals.max())
         theta = -(-total // MAX_LEVEL)
-        levels = (2 * total + theta) // (2 * theta)
+        levels = np.maximum((2 * totals + theta) // (2 * theta), 1)
         if theta > 1:
             if self.exact_averages:
                 self.refuse(f"its operand is a sum over {term.taps} positions of up to {total}, which a tensor's {MAX_LEVEL} levels do not "
                             f"hold; put {self.closer} before it")
-            self.notes.append(f"{self.place}: its operand, an average, is rounded to {levels} levels")
+            self.notes.append(f"{self.place}: its operand, an average, is rounded to {levels.max()} levels")
         zero = np.zeros(x.shape[0], np.int64)
         return self.emit(self.unique(name), x, [Source(tensor=term.tensor.name, **vars(term.window))], ones.T.astype(np.int64), zero,
                          zero + theta, zero + levels, term.tensor.step * theta * factor)
 
     def calibration_tensors(self, names, images):
         """Tensors of levels by name, for raw images."""
+        self.check_images(images, self.input.image_shape)
         levels = quantise(self.input, images)
         if not self.steps:
             if not self.layers:
@@ -527,7 +554,10 @@ class Assembler:
         return {name: np.concatenate(found) for name, found in parts.items()}
 
     def close_logits(self, x, calibration, name="logits"):
-        """Last layer that nothing quantises: 128 levels over the range of the largest logits, one scale for all classes."""
+        """Last layer that nothing quantises: 128 levels over the range of the largest logits, one scale for all classes.
+
+        Behind a ReLU level 0 is 0, and behind a clip the highest level is where it clips.
+        """
         if calibration is None:
             self.refuse(f"it does not end in {self.closer}: give calibration images, which set the range of the logits")
         if not len(calibration):
@@ -543,14 +573,18 @@ class Assembler:
         bias = np.rint(x.bias / unit).astype(np.int64)
         tensors = self.calibration_tensors([s.tensor for s in sources], calibration)
         rows = np.concatenate([gather(tensors[s.tensor], s, s.repeat) for s in sources], axis=-1)
-        ranked = np.sort((accumulate(rows, weights) + bias).reshape(-1, x.shape[0]), axis=1)
+        clipped = min(x.ceiling / unit, 2.0**ACCUMULATOR_BITS)
+        logits = np.minimum(accumulate(rows, weights) + bias, int(np.ceil(clipped)))
+        ranked = np.sort((np.maximum(logits, 0) if x.rectified else logits).reshape(-1, x.shape[0]), axis=1)
         # Lower logits may clip at 0: only the highest has to stay distinct. An eighth of the range is kept on both sides
         # for images that calibration did not show.
         low, high = int(ranked[:, -2:].min()), int(ranked[:, -1].max())
         margin = (high - low) // 8 + 1
-        theta = -(-(high - low + 2 * margin) // MAX_LEVEL)
-        bias -= low - margin
-        return self.emit(self.unique(name), x, sources, weights, bias, [theta] * x.shape[0], np.full(x.shape[0], MAX_LEVEL), unit * theta)
+        first, last = 0 if x.rectified else low - margin, min(high + margin, int(np.ceil(clipped)))
+        theta = -(-(last - first) // MAX_LEVEL)
+        levels = int(np.clip(np.rint((clipped - first) / theta), 1, MAX_LEVEL))
+        bias -= first
+        return self.emit(self.unique(name), x, sources, weights, bias, [theta] * x.shape[0], np.full(x.shape[0], levels), unit * theta)
 
     # -- steps of the host ------------------------------------------------------------------------------------------
 

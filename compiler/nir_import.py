@@ -12,7 +12,7 @@ from pathlib import Path
 import nir
 import numpy as np
 
-from neuroflex.compiler.assemble import Assembler, ImportRefused, Sum, pair
+from neuroflex.compiler.assemble import Assembler, ImportRefused, Sum, pair, positive
 from neuroflex.compiler.fit import Rounding
 from neuroflex.formats import MAX_LEVEL
 
@@ -160,9 +160,8 @@ class _Builder:
         self.image = self.assembler.image(wanted)
 
     def start(self, levels, full_scale, pixel_scale):
-        for what, value in (("full_scale", full_scale), ("pixel_scale", pixel_scale)):
-            if not 0 < value < np.inf:
-                self.refuse(f"{what} must be a positive number, not {value!r}")
+        positive("full_scale", full_scale)
+        positive("pixel_scale", pixel_scale)
         image = self.assembler.quantise_image(self.image, levels, full_scale / pixel_scale)(full_scale * self.reading.steps)
         self.first = replace(image, flat=self.flat)
 
@@ -172,6 +171,11 @@ class _Builder:
         """Nodes so that each comes after those it reads; a cycle is refused."""
         before = {name: [] for name in self.graph.nodes}
         for source, target in self.graph.edges:
+            missing = {source, target} - before.keys()
+            if missing:
+                raise ImportRefused(f"edge from {source!r} to {target!r}: the graph has no node {sorted(missing)[0]!r}")
+            if source in before[target]:
+                raise ImportRefused(f"edge from {source!r} to {target!r}: it is there more than once, so that its value would count as often")
             before[target].append(source)
         done, todo = [], list(self.graph.nodes)
         while todo:
@@ -185,6 +189,8 @@ class _Builder:
 
     def run(self, calibration):
         order, before = self.order()
+        if calibration is not None:
+            self.assembler.check_images(calibration, self.image.shape)
         readers = {name: sum(source == name for source, _ in self.graph.edges) for name in order}
         values = {}
         for name in order:

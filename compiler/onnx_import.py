@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from neuroflex.compiler.assemble import Assembler, Image, ImportRefused, Sum, Tensor
+from neuroflex.compiler.assemble import Assembler, Image, ImportRefused, Sum, Tensor, positive
 from neuroflex.compiler.fit import FLOOR, HALF_EVEN
 from neuroflex.formats import MAX_LEVEL
 from neuroflex.sim.network import evaluate
@@ -23,7 +23,9 @@ _DOMAINS = {"": "ai.onnx", "ai.onnx": "ai.onnx", "com.microsoft": "com.microsoft
 _CODES = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255), TensorProto.INT16: (-32768, 32767),
           TensorProto.UINT16: (0, 65535), TensorProto.INT4: (-8, 7), TensorProto.UINT4: (0, 15),
           TensorProto.INT32: (-2**31, 2**31 - 1)}
-_PASSING = {"QuantizeLinear", "DequantizeLinear", "Quant", "IntQuant", "Flatten", "Reshape", "Identity", "Dropout", "Relu", "Cast"}
+_PASSING = {"QuantizeLinear", "DequantizeLinear", "Quant", "IntQuant", "Flatten", "Reshape", "Identity", "Dropout", "Relu", "Clip", "Cast"}
+
+_RANKS = dict.fromkeys(("Conv", "MaxPool", "AveragePool", "GlobalAveragePool"), 4) | dict.fromkeys(("Flatten", "Reshape", "Gemm", "MatMul"), 2)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class _Coding:
     low: int
     high: int
     rounding: object = HALF_EVEN
+
+    def highest(self, value):
+        """Code of the largest ``value`` that comes, divided in single precision as models do."""
+        with np.errstate(over="ignore"):
+            code = min(np.float32(value) / np.float32(self.scale), 1e9)
+        return min(self.high, int(np.rint(code) if self.rounding.ties_even else np.floor(code + self.rounding.share)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +62,8 @@ def import_onnx(model, *, name, image_shape=None, pixel_scale=1.0, levels=None, 
     image_shape : (C, H, W), optional
         Needed when the model takes flat vectors or leaves sizes open.
     pixel_scale : float
-        What one unit of a raw pixel is to the model (1/255 for bytes that it wants as 0 … 1).
+        What one unit of a raw pixel is to the model (1/255 for bytes that it wants as 0 … 1). A model whose input are codes, which it
+        dequantises itself, takes pixels as these codes: only 1 is right there.
     levels : int, optional
         Most levels of a tensor, 1 … 127: finer quantisers are made coarser over the same range, which changes the numbers.
         Without it, a quantiser that needs more than 127 is refused.
@@ -119,7 +128,9 @@ class _Builder:
     def __init__(self, model, image_shape, pixel_scale, levels):
         if levels is not None and (isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MAX_LEVEL):
             raise ImportRefused(f"levels must be an integer in 1 … {MAX_LEVEL}, not {levels!r}")
+        positive("pixel_scale", pixel_scale)
         self.graph = model.graph
+        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         self.image_shape = image_shape
         self.pixel_scale = pixel_scale
         self.levels = levels
@@ -138,7 +149,7 @@ class _Builder:
             "BatchNormalization": self.batch_norm, "Relu": self.relu, "Clip": self.clip, "MaxPool": self.max_pool,
             "AveragePool": self.average_pool, "GlobalAveragePool": self.global_average_pool, "ReduceMean": self.reduce_mean,
             "Flatten": self.flatten, "Reshape": self.reshape, "Concat": self.concat, "Identity": lambda x, *_: x,
-            "Dropout": lambda x, *_: x, "Softmax": self.softmax, "Constant": self.constant,
+            "Dropout": self.dropout, "Softmax": self.softmax, "Constant": self.constant,
         }
 
     # -- the walk ---------------------------------------------------------------------------------------------------
@@ -150,7 +161,9 @@ class _Builder:
         inputs = [value for value in self.graph.input if value.name not in self.values]
         if len(inputs) != 1:
             raise ImportRefused(f"the model has {len(inputs)} inputs ({', '.join(repr(i.name) for i in inputs)}); one is needed")
-        self.values[inputs[0].name] = self.image(inputs[0])
+        image = self.values[inputs[0].name] = self.image(inputs[0])
+        if calibration is not None:
+            self.assembler.check_images(calibration, image.shape)
         for node in self.graph.node:
             self.node = node
             self.assembler.place = _place(node)
@@ -201,6 +214,8 @@ class _Builder:
             self.refuse(f"its shape is {tuple(sizes)}, not (B, C, H, W); give the image's shape")
         image = self.assembler.image(wanted)
         self.flat = len(sizes) == 2
+        self.image_rank = len(sizes) or 4
+        self.codes = value.type.tensor_type.elem_type
         self.factor = 1.0         # what the graph multiplies the image by before it quantises it
         return image
 
@@ -216,6 +231,21 @@ class _Builder:
         for node in self.readers.get(name, []):
             count += self.leaves(node.output[0]) if node.op_type in _PASSING else 1
         return count
+
+    def rank(self, name):
+        """Dimensions of one of the model's tensors, the batch included."""
+        while name in self.maker:
+            node = self.maker[name]
+            if node.op_type in _RANKS:
+                return _RANKS[node.op_type]
+            if node.op_type == "ReduceMean":
+                return 4 if all(a.i for a in node.attribute if a.name == "keepdims") else 2
+            name = self.activation(node)
+        return self.image_rank
+
+    def activation(self, node):
+        """Name of a node's first operand that is no constant."""
+        return next(name for name in node.input if name and not isinstance(self.values[name], np.ndarray))
 
     def alone(self, name):
         return self.leaves(self.origin(name)) == 1
@@ -283,15 +313,28 @@ class _Builder:
             if (step <= 0).any():
                 self.refuse(f"its smallest scale is {step.min():g}; scales must be positive")
             return np.asarray((x - self.spread(offset, x)) * self.spread(step, x))
-        kind = self.kind(self.node.input[2] if len(self.node.input) > 2 else "")
-        coding = self.coding(scale, zero, kind)
         if isinstance(x, Image):
-            return self.close(replace(x), coding).value       # bytes that the model takes as codes
+            return self.image_codes(x, scale, zero)
+        coding = self.coding(scale, zero, self.kind(self.node.input[2] if len(self.node.input) > 2 else ""))
         if not isinstance(x, _Coded):
             self.refuse("its operand is no output of a QuantizeLinear")
         if (coding.scale, coding.low, coding.high) != (x.coding.scale, x.coding.low, x.coding.high):
             self.refuse("its scale or zero point is not that of the QuantizeLinear before it")
         return self.seen(x.value)
+
+    def image_codes(self, x, scale, zero):
+        """Pixels that the model takes as codes: one is one code."""
+        if self.codes not in _CODES:
+            self.refuse("it dequantises the image, which is no integer in this model; a QuantizeLinear is missing")
+        low = _CODES[self.codes][0]
+        coding = self.coding(scale, zero, _CODES[self.codes])
+        if coding.low != low:
+            self.refuse(f"the image is shifted by its zero point {low - coding.low}; levels count from 0: use the zero point 0, and fold the shift "
+                        "into the first layer's bias")
+        if self.pixel_scale != 1:
+            self.refuse(f"the model takes codes, one pixel is one code: pixel_scale must be 1, not {self.pixel_scale!r}")
+        self.factor *= coding.scale
+        return self.close(x, coding).value
 
     def quant(self, x, scale, zero, bits):
         """QONNX: quantise and dequantise in one."""
@@ -339,7 +382,7 @@ class _Builder:
         if not (x.nonnegative or coding.low == 0):
             # Negative codes: a ReLU, an add or the output decides about them; until then the sum stays in the accumulator.
             return _Coded(replace(x, coding=coding), coding)
-        high = min(coding.high, int(np.rint(min(x.ceiling / coding.scale, 1e9))))
+        high = coding.highest(x.ceiling)
         if high < 1:
             self.refuse(f"all its values quantise to 0: the range of its operand ends at {x.ceiling:g}, its scale is {coding.scale:g}")
         levels, step = self.coarse(high, coding.scale)
@@ -353,7 +396,8 @@ class _Builder:
             return x
         self.assembler.notes.append(f"{self.assembler.place}: takes {x.label!r} as it is in the accumulator, where the model rounds it to "
                                     "its own codes first; the stated levels hold unless that rounding saturates")
-        return replace(x, slack=x.slack + x.coding.scale / 2, ceiling=min(x.ceiling, ceiling), coding=None)
+        share = x.coding.rounding.share
+        return replace(x, slack=x.slack + x.coding.scale * max(share, 1 - share), ceiling=min(x.ceiling, ceiling), coding=None)
 
     def coarse(self, high, scale):
         """Levels and step of a quantiser whose highest code is ``high``."""
@@ -405,11 +449,18 @@ class _Builder:
         pads, strides = self.attributes.get("pads", [0] * 2 * rank), self.attributes.get("strides", [1] * rank)
         if self.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
             self.refuse(f"auto_pad {self.attributes['auto_pad'].decode()} is not supported; give the padding as numbers")
+        if len(pads) != 2 * rank or len(strides) != rank or len(self.attributes.get("kernel_shape", strides)) != rank:
+            self.refuse("only windows in two dimensions are supported")
         if len(set(pads[:rank])) > 1 or list(pads[:rank]) != list(pads[rank:]):
             self.refuse(f"padding {list(pads)} is not the same on all sides")
         if any(d != 1 for d in self.attributes.get("dilations", [1])):
             self.refuse(f"dilation {list(self.attributes['dilations'])} is not supported, only 1")
         return strides, pads[0]
+
+    def kernel_shape(self):
+        if "kernel_shape" not in self.attributes:
+            self.refuse("it says no kernel_shape")
+        return self.attributes["kernel_shape"]
 
     def conv(self, x, kernel, bias=None):
         x, kernel = self.assembler.grid_tensor(self.operand(x)), self.weights(kernel)
@@ -423,26 +474,33 @@ class _Builder:
     def gemm(self, a, b, c=None):
         if self.attributes.get("transA", 0):
             self.refuse("transA is not supported")
-        b = self.weights(b) * self.attributes.get("alpha", 1.0)
+        b = self.matrix(b) * self.attributes.get("alpha", 1.0)
         b = b if self.attributes.get("transB", 0) else b.T
         if c is not None:
-            c = np.broadcast_to(self.weights(c, "biases").reshape(-1) * self.attributes.get("beta", 1.0), (len(b),))
+            c = self.weights(c, "biases")
+            if c.size != 1 and (c.size, c.shape[-1]) != (len(b), len(b)):
+                self.refuse(f"it has {len(b)} columns and biases of shape {c.shape}")
+            c = np.broadcast_to(c.reshape(-1) * self.attributes.get("beta", 1.0), (len(b),))
         return self.assembler.fully_connected(self.operand(a), b, c, alone=self.alone(self.node.input[0]))
 
     def matmul(self, a, b):
-        b = self.weights(b)
-        if b.ndim != 2:
-            self.refuse(f"its weights have shape {b.shape}; a matrix is needed")
-        return self.assembler.fully_connected(self.operand(a), b.T, None, alone=self.alone(self.node.input[0]))
+        return self.assembler.fully_connected(self.operand(a), self.matrix(b).T, None, alone=self.alone(self.node.input[0]))
+
+    def matrix(self, value):
+        value = self.weights(value)
+        if value.ndim != 2:
+            self.refuse(f"its weights have shape {value.shape}; a matrix is needed")
+        return value
 
     def channels(self, value, x, what):
         """A constant that holds one number per channel, or one for all."""
         value = self.weights(value, what)
-        flat = value.reshape(-1)
-        axis = value.ndim - (3 if len(x.shape) == 3 and x.shape[1:] != (1, 1) else 1)
-        if flat.size != 1 and not (flat.size == x.shape[0] and (x.shape[1:] == (1, 1) or value.shape[axis] == flat.size)):
-            self.refuse(f"its constant of shape {value.shape} does not hold one number per channel of {x.shape}")
-        return np.broadcast_to(flat, (x.shape[0],))
+        n, rank = x.shape[0], self.rank(self.activation(self.node))
+        channels = rank - 1 <= value.ndim and (value.size, value.shape[1 - rank]) == (n, n)
+        if value.ndim > rank or value.size != 1 and not channels:
+            self.refuse(f"its constant of shape {value.shape} does not hold one number per channel of {x.shape}: that would be shape "
+                        f"{(n,) + (1,) * (rank - 2)}")
+        return np.broadcast_to(value.reshape(-1), (n,))
 
     def add(self, a, b):
         if isinstance(a, np.ndarray):
@@ -469,9 +527,21 @@ class _Builder:
         self.refuse("it must divide by a constant other than 0")
 
     def batch_norm(self, x, gain, shift, mean, variance):
+        if self.attributes.get("training_mode", 0) or sum(map(bool, self.node.output)) > 1:
+            self.refuse("it is in training mode, in which it takes mean and variance from the batch at hand; write the model for inference")
         gain, shift, mean, variance = (self.weights(v, "parameters") for v in (gain, shift, mean, variance))
-        scale = gain / np.sqrt(variance + self.attributes.get("epsilon", 1e-5))
+        variance = variance + self.attributes.get("epsilon", 1e-5)
+        if len({gain.shape, shift.shape, mean.shape, variance.shape}) != 1:
+            self.refuse(f"its parameters differ in shape: {gain.shape}, {shift.shape}, {mean.shape} and {variance.shape}")
+        if (variance <= 0).any():
+            self.refuse(f"its variance {variance.min():g} is not positive")
+        scale = gain / np.sqrt(variance)
         return self.assembler.affine(self.uncoded(x), scale, shift - mean * scale)
+
+    def dropout(self, x, ratio=None, training=None):
+        if training is not None and (not isinstance(training, np.ndarray) or training.any()):
+            self.refuse("its training_mode is true, in which it leaves out values at random; write the model for inference")
+        return x
 
     # -- activations, shape and pooling -----------------------------------------------------------------------------
 
@@ -485,19 +555,25 @@ class _Builder:
         return replace(self.assembler.sum(x), rectified=True)
 
     def clip(self, x, low=None, high=None):
-        low = self.attributes.get("min", low)
-        high = self.attributes.get("max", high)
-        if low is None or float(np.asarray(low).reshape(-1)[0]) != 0:
+        low, high = (None if limit is None else np.asarray(limit) for limit in (self.attributes.get("min", low), self.attributes.get("max", high)))
+        if any(limit is not None and (limit.size != 1 or limit.dtype.kind not in "fiu") for limit in (low, high)):
+            self.refuse("its limits must be constants")
+        if low is None or low.item() != 0:
             self.refuse("only a clip from 0 up is supported, as ReLU and ReLU6 are")
+        high = np.inf if high is None else float(high.item())
+        if not high > 0:
+            self.refuse(f"it clips to 0 … {high:g}, where nothing is left")
         x = self.relu(x)
-        if high is None or isinstance(x, Tensor):
-            return x
-        return replace(x, ceiling=min(x.ceiling, float(np.asarray(high).reshape(-1)[0])))
+        if isinstance(x, Tensor):
+            if (x.step * x.levels <= high * (1 + 1e-6)).all():
+                return x
+            x = replace(self.assembler.sum(x), rectified=True)
+        return replace(x, ceiling=min(x.ceiling, high))
 
     def max_pool(self, x, *_):
         if isinstance(x, (Image, _Coded)):
             self.refuse("its operand must be quantised and dequantised")
-        kernel = self.attributes["kernel_shape"]
+        kernel = self.kernel_shape()
         stride, padding = self.geometry()
         label = x.label if isinstance(x, Sum) else ""
         pooled = self.assembler.max_pool(x, self.node.name or self.node.output[0], kernel, stride, padding, plain=len(self.node.output) == 1,
@@ -508,7 +584,7 @@ class _Builder:
         stride, padding = self.geometry()
         if self.attributes.get("ceil_mode", 0) or padding and not self.attributes.get("count_include_pad", 0):
             self.refuse("ceil_mode, and padding without count_include_pad, are not supported")
-        return self.assembler.avg_pool(self.operand(x), self.attributes["kernel_shape"], stride, padding)
+        return self.assembler.avg_pool(self.operand(x), self.kernel_shape(), stride, padding)
 
     def global_average_pool(self, x):
         x = self.operand(x)
@@ -516,7 +592,7 @@ class _Builder:
 
     def reduce_mean(self, x, axes=None):
         axes = self.attributes.get("axes", axes)
-        if axes is None or sorted(int(a) % 4 for a in np.asarray(axes).reshape(-1)) != [2, 3]:
+        if not isinstance(axes, (list, np.ndarray)) or sorted(int(a) % 4 for a in np.asarray(axes).reshape(-1)) != [2, 3]:
             self.refuse("only the mean over height and width (axes 2 and 3) is supported")
         return self.global_average_pool(x)
 
@@ -553,6 +629,9 @@ class _Builder:
     def softmax(self, x):
         if self.node.output[0] != self.graph.output[0].name:
             self.refuse("a softmax is supported at the very end only, where it is left out: it does not change the order of the classes")
+        axis, rank = self.attributes.get("axis", -1 if self.opset >= 13 else 1), self.rank(self.node.input[0])
+        if axis not in (1, 1 - rank):
+            self.refuse(f"axis {axis} of {rank} is not supported, only 1, the classes")
         self.assembler.notes.append(f"{self.assembler.place}: left out, it does not change the order of the classes")
         return x
 
@@ -574,14 +653,19 @@ class _Builder:
         if coding is None:
             self.assembler.close_logits(value, calibration, value.label or "logits")
             return
+        if value.rectified:
+            tensor = self.close(value, coding).value
+            self.assembler.report[tensor.name]["tensor"] = self.graph.output[0].name
+            return
         # The upper 128 codes of the output's quantiser, each a level.
-        levels = min(coding.high - coding.low, MAX_LEVEL)
-        first = coding.high - levels
+        high = coding.highest(value.ceiling)
+        levels = min(high - coding.low, MAX_LEVEL)
+        first = high - levels
         shifted = replace(value, bias=value.bias - first * coding.scale, coding=None)
         self.assembler.close(value.label or "logits", shifted, coding.scale, levels, coding.rounding)
         name = self.assembler.layers[-1].name
         self.assembler.report[name] |= {"tensor": self.graph.output[0].name, "first_code": first}
-        if calibration is not None and self.all_low(calibration):
+        if calibration is not None and len(calibration) and self.all_low(calibration):
             self.assembler.layers.pop()
             del self.assembler.report[name]
             self.assembler.notes.append(f"{self.assembler.place}: logits of calibration images lie below its upper {levels + 1} codes, so it "

@@ -288,6 +288,19 @@ def test_recurrent_graphs_are_refused():
         import_nir(graph, name="loop", reading=read(), input_levels=4, full_scale=1.0)
 
 
+@pytest.mark.parametrize("edge, message", [
+    (("w", "n"), "edge from 'w' to 'n': it is there more than once, so that its value would count as often"),
+    (("w", "no"), "edge from 'w' to 'no': the graph has no node 'no'"), (("no", "n"), "edge from 'no' to 'n': the graph has no node 'no'"),
+])
+def test_wrong_edges(edge, message, tmp_path):
+    nodes = {"in": nir.Input(np.array([4])), "w": weight(), "n": fire(), "out": nir.Output(np.array([4]))}
+    graph = nir.NIRGraph(nodes, [("in", "w"), ("w", "n"), ("n", "out"), edge], type_check=False)
+    nir.write(str(tmp_path / "edges.nir"), graph)
+    for given in (graph, tmp_path / "edges.nir"):
+        with pytest.raises(NetworkError, match=message):
+            import_nir(given, name="edges", reading=read(), input_levels=4, full_scale=1.0)
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"steps": 0}, "steps must be an integer in 1 … 127, not 0"), ({"steps": 2.0}, "steps must be"), ({"dt": 0.0}, "dt must be a positive"),
     ({"initial": 1.0}, "initial must be a share"), ({"reset": "soft"}, "reset must be one of 'subtract', 'value', not 'soft'"),
@@ -307,6 +320,8 @@ def test_nothing_is_guessed():
 @pytest.mark.parametrize("options, message", [
     ({"input_levels": 128}, "the image: input_levels must be an integer in 1 … 127, not 128"),
     ({"full_scale": np.nan}, "the image: full_scale must be a positive number, not nan"),
+    ({"pixel_scale": 0}, "the image: pixel_scale must be a positive number, not 0"),
+    ({"calibration": np.zeros((2, 5))}, r"calibration images are float64 of shape \(2, 5\); \(n, 4, 1, 1\) numbers are needed"),
     ({"image_shape": (1, 3, 3)}, r"node 'input' \(Input\): the graph takes \(4,\), which images of shape \(1, 3, 3\) do not fit"),
 ])
 def test_wrong_images(options, message):

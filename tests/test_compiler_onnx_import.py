@@ -398,6 +398,29 @@ REFUSED = {
     "zero point": (lambda: (lambda g, x: g.model(x, ["N"], domains=[("qonnx.custom_op.general", 1)]))(*qonnx(zero=0.5)),
                    "node 'image' .*its zero point 0.5 is none of its codes 0 … 15"),
     "wrong size": (lambda: small(lambda g, x: g.conv("next", x, 4, 2)), r"node 'next' .*its kernel \(2, 4, 3, 3\) in 1 group\(s\) does not fit 3"),
+    "training": (lambda: small(lambda g, x: g.node("BatchNormalization", "n", g.conv("c", x, 3, 3), *(g.constant(f"n{i}", np.ones(3, np.float32))
+                                                                                                     for i in range(4)), training_mode=1)),
+                 r"node 'n' \(BatchNormalization\): it is in training mode, .*; write the model for inference"),
+    "norm of another size": (lambda: small(lambda g, x: g.node("BatchNormalization", "n", g.conv("c", x, 3, 3), *(
+        g.constant(f"n{i}", np.ones(3 - i // 3, np.float32)) for i in range(4)))), r"node 'n' .*its parameters differ in shape: \(3,\), .* and \(2,\)"),
+    "dropout in training": (lambda: small(lambda g, x: g.node("Dropout", "o", x, g.constant("half", np.float32(0.5)), g.constant("yes", np.array(True)))),
+                            r"node 'o' \(Dropout\): its training_mode is true, in which it leaves out values at random"),
+    "softmax over rows": (lambda: small(lambda g, x: g.node("Softmax", "s", g.conv("c", x, 3, 3), axis=2)),
+                          r"node 's' \(Softmax\): axis 2 of 4 is not supported, only 1, the classes"),
+    "softmax over one number": (lambda: small(lambda g, x: g.node("Softmax", "s", g.conv("c", g.node("GlobalAveragePool", "p", x), 3, 3, 1))),
+                                "node 's' .*axis -1 of 4 is not supported"),
+    "bias along rows": (lambda: small(lambda g, x: g.node("Add", "a", g.conv("c", x, 3, 8), g.constant("b", np.ones(8, np.float32)))),
+                        r"node 'a' \(Add\): its constant of shape \(8,\) does not hold one number per channel of \(8, 8, 8\): that would be shape \(8, 1, 1\)"),
+    "bias along a side of 1": (lambda: small(lambda g, x: g.node("Add", "a", g.conv("c", g.node("GlobalAveragePool", "p", x), 3, 8, 1),
+                                                                 g.constant("b", np.ones(8, np.float32)))),
+                               r"node 'a' .*does not hold one number per channel of \(8, 1, 1\)"),
+    "bias of another size": (lambda: small(lambda g, x: g.node("Gemm", "f", g.node("Flatten", "v", x), g.constant("w", np.ones((192, 5), np.float32)),
+                                                               g.constant("b", np.ones(3, np.float32)))),
+                             r"node 'f' \(Gemm\): it has 5 columns and biases of shape \(3,\)"),
+    "clip to nothing": (lambda: small(lambda g, x: clip(g, x, 0.0)), "node 'clip' .*it clips to 0 … 0, where nothing is left"),
+    "computed clip": (lambda: small(lambda g, x: g.node("Clip", "k", x, g.constant("low", np.float32(0)), x)), "node 'k' .*its limits must be constants"),
+    "window of one side": (lambda: small(lambda g, x: g.node("MaxPool", "p", x, kernel_shape=[2], strides=[2])), "node 'p' .*only windows in two dimensions"),
+    "window of no size": (lambda: small(lambda g, x: g.node("MaxPool", "p", x)), "node 'p' .*it says no kernel_shape"),
     "missing tensor": (lambda: small(lambda g, x: g.node("Relu", "r", "nowhere")), "node 'r' .*its input 'nowhere' is made by no node"),
     "output not made": (lambda: small(lambda g, x: "nowhere"), "output 'nowhere': no node makes it; the file may be cut short"),
 }
@@ -434,6 +457,23 @@ def test_wrong_image_shapes(shape, message):
 def test_levels_out_of_range():
     with pytest.raises(NetworkError, match="levels must be an integer in 1 … 127, not 128"):
         import_onnx(small(), name="levels", levels=128)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, "1", None])
+def test_wrong_pixel_scales(value):
+    with pytest.raises(NetworkError, match=f"the image: pixel_scale must be a positive number, not {value!r}"):
+        import_onnx(small(), name="scale", pixel_scale=value)
+
+
+@pytest.mark.parametrize("open_end", [False, True])
+def test_calibration_images_that_are_none_of_this_model(open_end):
+    model = small((lambda g, x: g.conv("classes", x, 3, 3)) if open_end else None)
+    images = digits()[0][:20]
+    for wrong, message in ((images[:, :, :5], r"calibration images are uint8 of shape \(20, 1, 5, 8\); \(n, 1, 8, 8\) numbers are needed"),
+                           (images.astype(str), "calibration images are <U3 of shape"), (images * np.nan, "1280 pixels of the calibration images are NaN")):
+        with pytest.raises(NetworkError, match="input 'x': " + message):
+            import_onnx(model, name="calibration", pixel_scale=1 / FULL, calibration=wrong)
+    import_onnx(model, name="calibration", pixel_scale=1 / FULL, calibration=images[:, 0])
 
 
 # -- more forms of the same ------------------------------------------------------------------------------------------------
@@ -492,7 +532,127 @@ def test_bytes_that_the_model_takes_as_codes():
     model = g.model(x, ["N", 3, 6, 6])
     del model.graph.input[:]
     model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.INT8, ["N", 1, 8, 8]))
-    network = import_onnx(model, name="codes", pixel_scale=1 / 16)
+    network = import_onnx(model, name="codes")
     images = digits()[0][:100]
     want = np.rint(session(model).run(None, {"x": images.astype(np.int8)})[0] / np.float32(75 / 1024))
     assert network.input.levels == 127 and np.array_equal(evaluate(network, images).output, want)
+    # A zero point that is left out is 0, and the image's type says which codes there are.
+    del model.graph.node[0].input[2]
+    assert np.array_equal(evaluate(import_onnx(model, name="codes"), images).output, want)
+    with pytest.raises(NetworkError, match=r"node 'd' .*the model takes codes, one pixel is one code: pixel_scale must be 1, not 0.0625"):
+        import_onnx(model, name="codes", pixel_scale=1 / 16)
+    model.graph.node[0].input.append("eight")
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(8), "eight"))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    with pytest.raises(NetworkError, match="node 'd' .*the image is shifted by its zero point 8; levels count from 0"):
+        import_onnx(model, name="codes")
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.uint8(0), "eight"))
+    network = import_onnx(model, name="codes", levels=127)
+    assert network.input.full_scale == 255 and np.abs(evaluate(network, 2 * images // 2 * 2).output - np.rint(
+        session(model).run(None, {"x": 2 * images // 2 * 2})[0] / np.float32(75 / 1024))).max() <= 3
+
+
+# -- clips and ReLUs that no quantiser closes --------------------------------------------------------------------------
+
+ONE = 75 / 1024      # one level of the tensor that the chain below makes, exactly as the runtime does
+
+
+def qdq(g, name, x, scale, zero=0):
+    s, z = g.constant(f"{name}_s", np.float32(scale)), g.constant(f"{name}_z", np.int8(zero))
+    return g.node("DequantizeLinear", f"{name}_d", g.node("QuantizeLinear", name, x, s, z), s, z)
+
+
+def exact(g, name, x, c, n, k=3):
+    """A convolution whose weights are whole multiples of 1/64, 127 among them: nothing is rounded."""
+    weights = g.rng.integers(-40, 41, (n, c, k, k)).astype(np.int8)
+    weights[0, 0, 0, 0] = 127
+    w = g.node("DequantizeLinear", f"{name}_wd", g.constant(f"{name}_w", weights), g.constant(f"{name}_ws", np.float32(1 / 64)))
+    return g.node("Conv", name, x, w, kernel_shape=[k, k], pads=[k // 2] * 4)
+
+
+def clip(g, x, high):
+    return g.node("Clip", "clip", x, g.constant("low", np.float32(0)), g.constant("high", np.float32(high)))
+
+
+def average(g, x):
+    return g.node("AveragePool", "average", x, kernel_shape=[2, 2], strides=[2, 2])
+
+
+def both(g, x, **options):
+    """The network, its result in levels, and ONNX Runtime's in units of a level."""
+    model = g.model(x, None)
+    images = digits()[0][:150]
+    network = import_onnx(model, name="clipped", pixel_scale=1 / FULL, **options)
+    want = session(model).run(None, {"x": scaled(images)})[0] / network.layers[-1].step
+    return network, evaluate(network, images).output.astype(int), want
+
+
+@pytest.mark.parametrize("make, unit, highest", [
+    (lambda g, x: clip(g, x, 9 * ONE), 1, 9),
+    (lambda g, x: qdq(g, "again", clip(g, x, 0.7), ONE), 1, 10),
+    (lambda g, x: clip(g, average(g, x), 21 * ONE / 4), 4, 21),
+    (lambda g, x: qdq(g, "again", clip(g, average(g, x), 0.55), ONE / 4), 4, 30),
+], ids=["tensor", "tensor and quantiser", "average", "average and quantiser"])
+def test_clips_of_what_is_quantised_already(make, unit, highest):
+    g = Graph(21)
+    x = make(g, qdq_chain(g, (1 / 16, ONE)))
+    x = qdq(g, "y", g.node("Relu", "relu", exact(g, "conv", x, 3, 4)), ONE * 85 / 64 / unit)
+    network, got, want = both(g, x)
+    assert network.layers[1].levels.tolist() == [highest] * 3 and network.layers[2].name == "conv"
+    assert network.metadata["import"]["layers"]["conv"]["most_levels_apart"] == 0
+    assert len(np.unique(got)) > 20 and np.array_equal(got, np.rint(want))
+
+
+def test_a_clip_above_the_highest_level_costs_nothing_and_one_between_levels_is_refused():
+    g = Graph(22)
+    x = clip(g, qdq_chain(g, (1 / 16, ONE)), 127 * ONE)
+    network, got, want = both(g, qdq(g, "y", g.node("Relu", "relu", exact(g, "conv", x, 3, 4)), ONE * 85 / 64))
+    assert len(network.layers) == 2 and np.array_equal(got, np.rint(want))
+    g = Graph(22)
+    x = clip(g, qdq_chain(g, (1 / 16, ONE)), 1.0)
+    with pytest.raises(NetworkError, match=r"node 'conv' \(Conv\): its operand is clipped at 1, between two of its levels \(at level 13.6533\); "
+                                           "put a QuantizeLinear after the clip"):
+        both(g, exact(g, "conv", x, 3, 4))
+
+
+def test_a_clipped_tensor_with_other_readers_keeps_its_grid():
+    g = Graph(23)
+    x = qdq_chain(g, (1 / 16, ONE))
+    pooled = g.node("MaxPool", "pool", clip(g, x, 100.0), kernel_shape=[2, 2], strides=[2, 2])
+    y = g.node("Add", "both", exact(g, "one", pooled, 3, 4, 1), g.node("Conv", "strided", x, "one_wd_out", kernel_shape=[1, 1], strides=[2, 2]))
+    _, got, want = both(g, qdq(g, "y", g.node("Relu", "relu", y), ONE * 21 / 64))
+    assert len(np.unique(got)) > 20 and np.array_equal(got, np.rint(want))
+
+
+@pytest.mark.parametrize("make", [lambda g, x: g.node("Relu", "relu", x), lambda g, x: clip(g, x, 1.1)], ids=["relu", "clip"])
+@pytest.mark.parametrize("quantised", [False, True])
+def test_models_that_end_in_a_relu_or_a_clip(make, quantised):
+    g = Graph(24)
+    x = exact(g, "conv", qdq(g, "image", "x", 1 / 16), 1, 4)
+    x = make(g, qdq(g, "logits", x, 33 / 1024) if quantised else x)
+    network, got, want = both(g, x, calibration=digits()[0][:150])
+    assert want.min() == 0 and got.min() == 0 and len(np.unique(got)) > 20
+    assert np.abs(got - want).max() <= (0.6 if quantised else 0.501)        # as the model, level 0 is 0 and the highest where it clips
+    if quantised:
+        assert network.metadata["import"]["layers"]["conv"]["tensor"] == x and np.array_equal(got, np.rint(want))
+
+
+def test_clips_before_a_quantiser_that_rounds_down():
+    g = Graph(25)
+    x = clip(g, exact(g, "conv", qdq(g, "image", "x", 1 / 16), 1, 4), 1.0)
+    constants = [g.constant(f"c{i}", np.float32(v)) for i, v in enumerate((0.13, 0, 4))]
+    x = g.node("Quant", "act", x, *constants, domain="qonnx.custom_op.general", signed=0, narrow=0, rounding_mode="FLOOR")
+    model = g.model(x, None, 19, domains=[("qonnx.custom_op.general", 1)])
+    network = import_onnx(model, name="down", pixel_scale=1 / FULL)
+    images = digits()[0][:50]
+    want = np.rint(ReferenceEvaluator(model, new_ops=[Quant]).run(None, {"x": scaled(images)})[0] / network.layers[-1].step)
+    assert want.max() == 7 == network.layers[-1].levels.max() and np.abs(evaluate(network, images).output - want).max() <= 1
+
+
+def test_a_factor_behind_a_quantiser_that_is_left_out_moves_no_limit():
+    g = Graph(26)
+    x = qdq(g, "second", qdq(g, "first", exact(g, "conv", qdq(g, "image", "x", 1 / 16), 1, 4), 0.05), 0.06)
+    x = g.node("Relu", "relu", g.node("Mul", "times", x, g.constant("four", np.float32(4))))
+    network, got, want = both(g, qdq(g, "y", x, 0.2))
+    assert network.layers[-1].levels.max() == 127 and want.max() > 40
+    assert np.abs(got - want).max() <= network.metadata["import"]["layers"]["conv"]["most_levels_apart"] < 5

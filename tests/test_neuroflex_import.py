@@ -133,6 +133,27 @@ def test_other_wrong_calls(call, images):
         assert code == 2 and message in answer["error"], answer
 
 
+def test_wrong_test_images(call, images):
+    good = np.zeros((2, 1, 4, 4), np.uint8)
+    for content, message in (({"images": good / 2, "labels": [0, 1]}, "images (n, C, H, W), bytes, are needed, not float64 of shape (2, 1, 4, 4)"),
+                             ({"images": good[0], "labels": [0, 1]}, "are needed, not uint8 of shape (1, 4, 4)"),
+                             ({"images": good, "labels": [0.0, 1.0]}, "labels (n), integers, are needed, not float64 of shape (2,)"),
+                             ({"images": good, "labels": [["a"], ["b"]]}, "labels (n), integers, are needed, not <U1")):
+        np.savez(images / "bad.npz", **content)
+        code, answer, _ = call("none.onnx", "-o", images / "o.npz", "--calibration", images / "images.npy", "--test", images / "bad.npz")
+        assert code == 2 and message in answer["error"] and "bad.npz" in answer["error"], answer
+
+
+def test_images_that_do_not_fit(call, graph, images):
+    np.save(images / "other.npy", np.zeros((3, 1, 4, 5), np.uint8))
+    given = [graph, "-o", images / "out.npz", *READING, "--input-levels", 16, "--full-scale", 1, "--image-shape", "1,4,4"]
+    code, answer, _ = call(*given, "--calibration", images / "other.npy")
+    assert code == 2 and "calibration images are uint8 of shape (3, 1, 4, 5); (n, 1, 4, 4) numbers are needed" in answer["error"]
+    for scale in (0, -1, "nan", "inf"):
+        code, answer, _ = call(*given, "--calibration", images / "images.npy", "--pixel-scale", scale)
+        assert code == 2 and f"Invalid value for '--pixel-scale': a positive number is needed, not {scale}" in answer["error"]
+
+
 def test_a_missing_package_is_named(call, images, monkeypatch):
     import sys
 

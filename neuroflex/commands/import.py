@@ -26,6 +26,12 @@ def _shape(context, parameter, text):
     return sizes
 
 
+def _positive(context, parameter, value):
+    if not 0 < value < float("inf"):
+        raise click.BadParameter(f"a positive number is needed, not {value:g}")
+    return value
+
+
 @click.command("import")
 @click.argument("source")
 @click.option("-o", "--output", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Network file (.npz) to write.")
@@ -35,7 +41,8 @@ def _shape(context, parameter, text):
 @click.option("--test", "test_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Test images to keep with the network: an .npz file with images (n, C, H, W), bytes, and labels (n).")
 @click.option("--image-shape", callback=_shape, metavar="C,H,W", help="Of one image; needed where SOURCE does not say it.")
-@click.option("--pixel-scale", type=float, default=1.0, show_default=True, help="What one unit of a raw pixel is to the network (1/255 is 0.00392157).")
+@click.option("--pixel-scale", type=float, default=1.0, show_default=True, callback=_positive,
+              help="What one unit of a raw pixel is to the network (1/255 is 0.00392157).")
 @click.option("--levels", type=click.IntRange(1, 127), help="ONNX: most levels of a tensor. PyTorch: calibrate ReLUs to this many.")
 @click.option("--tolerance", type=float, help="PyTorch: fewer levels than --levels where this share of the squared activation is lost at most.")
 @click.option("--host-levels", type=click.IntRange(1, 127), help="PyTorch: levels of what the cores hand to the host, 127 by default.")
@@ -114,9 +121,13 @@ def _test(path):
     if missing:
         raise click.UsageError(f"{path}: holds no {' and no '.join(sorted(missing))}, but {', '.join(found.files) or 'nothing'}")
     try:
-        return found["images"], found["labels"]
+        images, labels = found["images"], found["labels"]
     except BROKEN_ARRAYS as error:
         raise click.UsageError(f"{path}: an array in it is damaged: {error}") from None
+    for what, value, ndim in (("images (n, C, H, W), bytes,", images, 4), ("labels (n), integers,", labels, 1)):
+        if value.dtype.kind not in "iu" or value.ndim != ndim:
+            raise click.UsageError(f"{path}: {what} are needed, not {value.dtype} of shape {value.shape}")
+    return images, labels
 
 
 def _import(source, name, images, examples, options, show):
