@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from neuroflex.compiler.assemble import ImportRefused
+from neuroflex.compiler.assemble import ImportRefused, positive
 from neuroflex.compiler.torch_qcfs import QCFS, HandOver
 from neuroflex.compiler.torch_trace import check_modules, trace
 from neuroflex.formats import MAX_LEVEL
@@ -69,6 +69,7 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, host
         No images, pixels that are no finite numbers or negative, a ReLU that is never positive (with its name), what
         `neuroflex.compiler.torch_trace` refuses.
     """
+    positive("pixel_scale", pixel_scale)
     images = np.asarray(images)
     if not len(images):
         raise ImportRefused("the calibration set is empty: give at least one image, better some hundred")

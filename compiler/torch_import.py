@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import fx, nn
 
-from neuroflex.compiler.assemble import Assembler, Image, ImportRefused, Real, Sum, Tensor
+from neuroflex.compiler.assemble import Assembler, Image, ImportRefused, Real, Sum, Tensor, positive
 from neuroflex.compiler.network import Window
 from neuroflex.compiler.torch_qcfs import QCFS, HandOver
 from neuroflex.compiler.torch_tokens import BATCH, SHAPE_OPERATIONS, Constant, Scores, View, canonical, channels_last, view_of
@@ -57,6 +57,7 @@ def import_torch(module, image_shape, *, name, pixel_scale=1.0, calibration=None
     NetworkError
         An accumulator that could overflow.
     """
+    positive("pixel_scale", pixel_scale)
     graph = trace(module)
     builder = _Builder(module, graph, tuple(image_shape), pixel_scale)
     result = builder.run()

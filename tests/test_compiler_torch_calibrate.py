@@ -116,6 +116,14 @@ class Mobile(nn.Module):
         return self.classes(torch.flatten(self.relu(y), 1))
 
 
+@pytest.mark.parametrize("value", [0, -1.0, float("nan")])
+def test_wrong_pixel_scales(value):
+    module, images = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), np.ones((3, 1, 2, 2))
+    for run in (lambda: calibrate(module, images, levels=4, pixel_scale=value), lambda: import_torch(module, (1, 2, 2), name="scale", pixel_scale=value)):
+        with pytest.raises(NetworkError, match=f"the image: pixel_scale must be a positive number, not {value!r}"):
+            run()
+
+
 def test_relu6_is_calibrated_below_its_six():
     torch.manual_seed(0)
     module, plain = Mobile(nn.ReLU6).eval(), Mobile(nn.ReLU).eval()
