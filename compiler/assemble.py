@@ -453,6 +453,9 @@ class Assembler:
         x = self.sum(value)
         sources, terms = self.sources(x)
         steps = np.broadcast_to(np.asarray(step, np.float64), (x.shape[0],))
+        far = np.abs(x.bias / steps)
+        if far.max() >= 1 << 31:
+            self.refuse(f"the bias of column {int(far.argmax())} is {far.max():g} output levels, far beyond what a column adds up")
         repeats = [source.repeat for source in sources]
         real, peaks = [term.real for term in terms], [term.peaks for term in terms]
         weights, bias, theta, worst = [], [], [], []

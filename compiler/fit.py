@@ -8,6 +8,7 @@ import numpy as np
 
 _GRID = 2e-5          # weights this close to multiples of a unit are taken as such
 _EXACT = 1e-7         # residuals below this are floating-point noise of the source, not a difference
+_LARGEST = 1 << 20    # threshold: 127 of them, and biases of hundreds, stay within 32 bits, and columns of nearly nothing are fine enough
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,12 @@ def fit_column(real, bias, step, peaks, *, repeats, levels, rounding=HALF_UP):
     finest = max(top / (127 * repeat) for top, repeat in zip(largest, repeats))
     if round(step / finest) < 1:
         raise ThresholdTooSmall(max(largest))
-    theta = max(int(step / finest), 1)
+    theta = max(int(min(step / finest, _LARGEST)), 1)
     found = []
     bases = [np.concatenate(real)] + (real if len(real) > 1 else [])
     for grid in {g for g in map(_grid, bases) if g is not None}:
         reach = min((int(127 * r * grid / top + 1e-9) for top, r in zip(largest, repeats) if top), default=0)
-        scale = _best_scale(grid, bias, step, levels, reach)
+        scale = _best_scale(grid, bias, step, levels, min(reach, int(_LARGEST * grid / step)))
         if scale:
             found.append(_finish(real, bias, step, peaks, grid / scale, round(step * scale / grid), levels, rounding, grid=grid))
     found.append(_finish(real, bias, step, peaks, max(step / theta, finest), theta, levels, rounding, grid=None))

@@ -5,12 +5,13 @@ What the quantisers become, and what is promised about equality: ``docs/frontend
 
 __all__ = ["OPSETS", "import_onnx"]
 
+import inspect
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from neuroflex.compiler.assemble import Assembler, Image, ImportRefused, Sum, Tensor, positive
 from neuroflex.compiler.fit import FLOOR, HALF_EVEN
@@ -26,6 +27,12 @@ _CODES = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255), TensorProt
 _PASSING = {"QuantizeLinear", "DequantizeLinear", "Quant", "IntQuant", "Flatten", "Reshape", "Identity", "Dropout", "Relu", "Clip", "Cast"}
 
 _RANKS = dict.fromkeys(("Conv", "MaxPool", "AveragePool", "GlobalAveragePool"), 4) | dict.fromkeys(("Flatten", "Reshape", "Gemm", "MatMul"), 2)
+
+_ATTRIBUTES = (dict.fromkeys(("pads", "strides", "dilations", "kernel_shape", "axes"), AttributeProto.INTS)
+               | dict.fromkeys(("group", "axis", "transA", "transB", "ceil_mode", "count_include_pad", "keepdims", "training_mode", "output_dtype",
+                                "block_size", "signed", "narrow"), AttributeProto.INT)
+               | dict.fromkeys(("alpha", "beta", "epsilon", "min", "max"), AttributeProto.FLOAT)
+               | dict.fromkeys(("auto_pad", "rounding_mode"), AttributeProto.STRING))
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,10 @@ def _load(model):
             node = next(node for node in model.graph.node if node.domain == domain)
             raise ImportRefused(f"{_place(node)}: its operator set {domain!r} is not known; known are "
                                 + ", ".join(repr(d) for d in _DOMAINS if d))
+    for texts in ([node.op_type, node.name, *node.input, *node.output] for node in model.graph.node):
+        broken = next((text for text in texts if isinstance(text, bytes)), None)       # what the decoder makes of text that is not UTF-8
+        if broken is not None:
+            raise ImportRefused(f"{origin}: the name {broken!r} in it is not UTF-8 text; the file may be damaged")
     opset = versions.get("", versions.get("ai.onnx"))
     if opset not in OPSETS:
         raise ImportRefused(f"{origin}: operator set {opset} of ai.onnx is not known; known are {OPSETS[0]} to {OPSETS[-1]}: convert it "
@@ -119,7 +130,7 @@ def _load(model):
 
 
 def _place(node):
-    return f"node {node.name or node.output[0]!r} ({node.op_type})"
+    return f"node {node.name or next(iter(node.output), '')!r} ({node.op_type})"
 
 
 class _Builder:
@@ -175,8 +186,15 @@ class _Builder:
             missing = [name for name in node.input if name and name not in self.values]
             if missing:
                 self.refuse(f"its input {missing[0]!r} is made by no node before it")
-            self.attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-            result = handler(*(self.values[name] if name else None for name in node.input))
+            if not node.output:
+                self.refuse("it has no output")
+            self.attributes = {a.name: self.attribute(a) for a in node.attribute}
+            operands = [self.values[name] if name else None for name in node.input]
+            try:
+                inspect.signature(handler).bind(*operands)
+            except TypeError as error:
+                self.refuse(f"it has {len(operands)} inputs: {error}")
+            result = handler(*operands)
             if isinstance(result, Sum) and not result.label:
                 result = replace(result, label=node.name or node.output[0])
             self.values[node.output[0]] = result
@@ -188,6 +206,13 @@ class _Builder:
         if name not in self.values:
             self.refuse("no node makes it; the file may be cut short")
         self.finish(self.values[name], calibration)
+
+    def attribute(self, attribute):
+        wanted = _ATTRIBUTES.get(attribute.name, attribute.type)
+        if attribute.type != wanted or attribute.type == AttributeProto.UNDEFINED:
+            self.refuse(f"its attribute {attribute.name!r} is {AttributeProto.AttributeType.Name(attribute.type)}, not "
+                        f"{AttributeProto.AttributeType.Name(wanted)}")
+        return helper.get_attribute_value(attribute)
 
     def array(self, tensor):
         try:
@@ -270,6 +295,8 @@ class _Builder:
             return np.zeros(1)
         if not isinstance(value, np.ndarray):
             self.refuse(f"its {what} must be a constant")
+        if not value.size:
+            self.refuse(f"its {what} is empty")
         return self.assembler.finite(f"entries of its {what}", value)
 
     def kind(self, name):

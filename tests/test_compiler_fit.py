@@ -58,6 +58,16 @@ def test_promise_holds_for_any_scales(seed):
           repeats=repeats)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e-6, 1e-8, 1e-12, 1e-30])
+@pytest.mark.parametrize("whole", [False, True])
+def test_columns_of_nearly_nothing_stay_within_the_accumulator(unit, whole):
+    rng = np.random.default_rng(7)
+    weights = rng.integers(-127, 128, 9) if whole else rng.normal(size=9) * 50
+    for bias in (0.0, 0.31, -4.0, 40.0):
+        column, _ = check([weights], unit, bias, 0.1, levels=15, rounding=HALF_EVEN, rng=rng)
+        assert column.theta <= 1 << 20 and abs(column.bias) < 1 << 29 and column.worst <= 1
+
+
 def test_small_weights_are_scaled_up_where_that_makes_the_threshold_exact():
     column = fit_column([np.array([1.0, -3.0])], 0.0, 2.5, [np.array([4, 4])], repeats=[1], levels=7)
     assert (column.weights[0].tolist(), column.theta, column.worst) == ([2, -6], 5, 0)

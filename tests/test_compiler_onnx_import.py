@@ -367,7 +367,8 @@ REFUSED = {
     "weight scale zero": (lambda: constant_changed("ws0", np.float32(0)), "node 'wd0' .*its smallest scale is 0; scales must be positive"),
     "scale infinite": (lambda: constant_changed("s1", np.float32(np.inf)), "node 'q1' .*entries of its scale are NaN or infinite"),
     "threshold zero": (lambda: constant_changed("s1", np.float32(1e-5)), "node 'q1' .*the threshold of column 0 rounds to 0"),
-    "overflow": (lambda: constant_changed("bs0", np.float32(1e9)), "node 'q1' .*bias must lie in|can reach"),
+    "overflow": (lambda: constant_changed("bs0", np.float32(1e5)), "node 'q1' .*(bias must lie in|can reach)"),
+    "far overflow": (lambda: constant_changed("bs0", np.float32(1e20)), "node 'q1' .*the bias of column . is .* output levels, far beyond"),
     "per-channel activation": (lambda: constant_changed("s1", np.float32([0.1, 0.2, 0.1])), "node 'q1' .*it has 3 scales; activations need one"),
     "other scale": (lambda: small(lambda g, x: g.node("DequantizeLinear", "d", g.node("QuantizeLinear", "q", x, "s1", "z1"), "s0", "z1")),
                     "node 'd' .*its scale or zero point is not that of the QuantizeLinear before it"),
@@ -420,6 +421,9 @@ REFUSED = {
     "clip to nothing": (lambda: small(lambda g, x: clip(g, x, 0.0)), "node 'clip' .*it clips to 0 … 0, where nothing is left"),
     "computed clip": (lambda: small(lambda g, x: g.node("Clip", "k", x, g.constant("low", np.float32(0)), x)), "node 'k' .*its limits must be constants"),
     "window of one side": (lambda: small(lambda g, x: g.node("MaxPool", "p", x, kernel_shape=[2], strides=[2])), "node 'p' .*only windows in two dimensions"),
+    "attribute of another type": (lambda: node_changed("conv0", group=1.5), "node 'conv0' .*its attribute 'group' is FLOAT, not INT"),
+    "too few inputs": (lambda: small(lambda g, x: g.node("Add", "a", x)), r"node 'a' \(Add\): it has 1 inputs: missing a required argument: 'b'"),
+    "empty scale": (lambda: constant_changed("ws0", np.zeros(0, np.float32)), "node 'wd0' .*its scale is empty"),
     "window of no size": (lambda: small(lambda g, x: g.node("MaxPool", "p", x)), "node 'p' .*it says no kernel_shape"),
     "missing tensor": (lambda: small(lambda g, x: g.node("Relu", "r", "nowhere")), "node 'r' .*its input 'nowhere' is made by no node"),
     "output not made": (lambda: small(lambda g, x: "nowhere"), "output 'nowhere': no node makes it; the file may be cut short"),
@@ -431,6 +435,12 @@ def test_refused(case):
     make, message = REFUSED[case]
     with pytest.raises(NetworkError, match=message):
         import_onnx(make(), name="refused", pixel_scale=1 / FULL)
+
+
+def test_names_that_are_no_text(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(small().SerializeToString().replace(b"conv0", b"con\xf60"))
+    with pytest.raises(NetworkError, match=r"model.onnx: the name b'con.*' in it is not UTF-8 text; the file may be damaged|not an ONNX file"):
+        import_onnx(tmp_path / "model.onnx", name="text")
 
 
 def test_files_that_are_cut_short_or_no_models(tmp_path):
