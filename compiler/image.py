@@ -248,7 +248,8 @@ class ProgramImage:
             raise ImageError(f"{source}: {len(content)} bytes are too few for a program image")
         magic, version, header_bytes, memory_bytes = _PREFIX.unpack_from(content)
         if magic != MAGIC:
-            raise ImageError(f"{source}: not a program image: it begins with {bytes(magic)!r}, not {MAGIC!r}")
+            what = "it is an .npz file; `neuroflex compile` makes a program of a network" if magic[:2] == b"PK" else f"it begins with {bytes(magic)!r}, not {MAGIC!r}"
+            raise ImageError(f"{source}: not a program image: {what}")
         if version != IMAGE_VERSION:
             raise ImageError(f"{source}: version {version} of the format, this program reads version {IMAGE_VERSION}: "
                              "compile the network again")

@@ -415,7 +415,7 @@ def profile(network, images=None):
     """Run calibration images (those kept with the network by default) and return their trace, of `neuroflex.sim.split.evaluate`."""
     if images is None:
         if network.examples is None or not len(network.examples.calibration_images):
-            raise ScheduleError(f"network {network.name!r} holds no calibration images; give some")
+            raise ScheduleError(f"network {network.name!r} holds no calibration images; import it again with --calibration FILE.npy of bytes (uint8; --pixel-scale says what one unit is)")
         images = network.examples.calibration_images
     return evaluate(network, images)
 

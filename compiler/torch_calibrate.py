@@ -66,7 +66,7 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, host
     Raises
     ------
     ImportRefused
-        No images, pixels that are no finite numbers or negative, a ReLU that is never positive (with its name), what
+        No images, pixels that are no finite numbers or negative, images that the module does not take, a ReLU that is never positive (with its name), what
         `neuroflex.compiler.torch_trace` refuses.
     """
     positive("pixel_scale", pixel_scale)
@@ -83,6 +83,11 @@ def calibrate(module, images, *, levels, tolerance=None, input_levels=None, host
     relus = [node for node in graph.nodes if _is_relu(node, modules)]
     parameter = next(module.parameters(), torch.zeros(1))
     pixels = torch.as_tensor(images * pixel_scale, dtype=parameter.dtype, device=parameter.device)
+    try:
+        with torch.no_grad():
+            module(pixels[:1])
+    except Exception as error:      # whatever the module raises for what it cannot take
+        raise ImportRefused(f"the module does not take calibration images of shape {images.shape[1:]}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}") from None
     if tolerance is not None and not 0 < tolerance < 1:
         raise ImportRefused(f"tolerance must be a share of the squared activation between 0 and 1, not {tolerance!r}")
     averages = [node for node in graph.nodes if _is_average(node, modules) and not all(user in relus for user in node.users)]

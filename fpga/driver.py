@@ -2,6 +2,7 @@
 import dataclasses
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from numbers import Real
 
@@ -18,6 +19,7 @@ __all__ = ["Accelerator", "JobReport", "raw_pixels"]
 
 _BLOCK = 1 << 16        # bytes written at a time
 _POLL_SECONDS = 0.0005
+_BYTES_LIKE = 8         # full scale from which fractions up to 1 are hardly raw pixels
 _ROUNDED = 1e-6         # of full scale: as much below 0 a pixel may be
 
 
@@ -300,4 +302,6 @@ def raw_pixels(network, images):
         raise ValueError(f"the array's shape is {pixels.shape}; {wanted}{hint}")
     if pixels.size and pixels.min() < -_ROUNDED * spec.full_scale:
         raise ValueError(f"pixels from {pixels.min():g} to {pixels.max():g}; {wanted}: not normalised ones")
+    if pixels.dtype.kind == "f" and pixels.size and 0 < pixels.max() <= 1 and spec.full_scale >= _BYTES_LIKE:
+        warnings.warn(f"no pixel is above {pixels.max():g}; {wanted}: were they divided by their largest value?", stacklevel=3)
     return pixels

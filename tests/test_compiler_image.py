@@ -71,7 +71,7 @@ def test_messages(rng, tmp_path):
     path = tmp_path / "net.nflx"
     for damaged, message in (
             (content + b"x", "something was appended"),
-            (b"\x7fELF" + content[4:], "not a program image: it begins with"),
+            (b"\x7fELF" + content[4:], "not a program image: it begins with"), (b"PK" + content[2:], "it is an .npz file; `neuroflex compile` makes a program of a network"),
             (content[:8] + struct.pack("<I", IMAGE_VERSION + 1) + content[12:],
              f"version {IMAGE_VERSION + 1} of the format, this program reads version {IMAGE_VERSION}: compile the network again"),
             (content[:-1] + bytes([content[-1] ^ 1]), "the checksum does not match: the file was damaged or changed")):

@@ -164,6 +164,7 @@ def test_a_hook_is_refused_before_anything_is_copied():
     (np.full((1, 1, 8, 8), np.nan), "finite pixels that are not negative"),
     (np.full((1, 1, 8, 8), -1.0), "finite pixels that are not negative"),
     (np.zeros((1, 1, 8, 8)), "not all 0"),
+    (np.ones((2, 3, 8, 8)), r"the module does not take calibration images of shape \(3, 8, 8\): .*channels"),
 ])
 def test_images_that_are_refused(images, message):
     with pytest.raises(NetworkError, match=message):

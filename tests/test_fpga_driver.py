@@ -11,6 +11,7 @@ from neuroflex.config import PRESETS
 from neuroflex.flow import simulate_model
 from neuroflex.formats import Status
 from neuroflex.fpga import simulated
+from neuroflex.fpga.driver import raw_pixels
 from neuroflex.progress import Silent
 from neuroflex.sim.network import evaluate, quantise
 from neuroflex.tb.settling import SettlingRegisters
@@ -82,6 +83,13 @@ def test_back_ends_and_options_that_there_are_not(arguments, options, words):
 def test_timeouts_are_positive_numbers(timeout):
     with pytest.raises(ValueError, match="timeout must be a number of seconds above 0, not"):
         fpga.Accelerator(Settling(TINY, 0), timeout=timeout)
+
+
+def test_fractions_are_hardly_raw_pixels(digits):
+    with pytest.warns(UserWarning, match="no pixel is above 1; 'digits' takes raw pixels from 0 to 16, .*: were they divided by their largest value"):
+        raw_pixels(digits, digits.examples.test_images[:2] / 16)
+    for images in (digits.examples.test_images[:2] / 4.0, digits.examples.test_images[:2] > 8, np.zeros((1, 1, 8, 8))):
+        raw_pixels(digits, images)
 
 
 @pytest.mark.parametrize("images, words", [

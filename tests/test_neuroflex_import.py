@@ -6,6 +6,7 @@ import pytest
 
 from neuroflex.cli import main
 from neuroflex.compiler.network import Network
+from neuroflex.sim.network import classify
 
 
 @pytest.fixture
@@ -45,6 +46,7 @@ def test_nir_graph_to_program(call, graph, images, capsys):
     assert code == 0 and answer["name"] == "net" and [layer["layer"] for layer in answer["layers"]] == ["if", "result"]
     assert answer["layers"][0]["most_levels_apart"] == 0 and answer["import"]["comparison"] == ">="
     network = Network.load(images / "out.npz")
+    assert answer["right"] == (classify(network, network.examples.test_images) == np.arange(5)).sum() and answer["test_images"] == 5
     assert network.digest == answer["digest"] and len(network.examples.calibration_images) == 64 and len(network.examples.test_images) == 5
     assert main(["info", str(images / "out.npz")]) == 0
     shown = capsys.readouterr().out
@@ -86,7 +88,12 @@ def test_torch_module(call, images):
                                    "nn.Linear(12, 4))\n\nnumber = int\n")
     source = f"{images / 'net.py'}:make"
     code, answer, _ = call(source, "-o", images / "out.npz", "--levels", 4, "--calibration", images / "images.npy", "--pixel-scale", 1 / 16)
-    assert code == 0 and answer["name"] == "net" and [layer["levels"] for layer in answer["layers"]] == [4, 127]
+    assert code == 0 and answer["name"] == "net" and [layer["levels"] for layer in answer["layers"]] == [4, 127] and not answer["notes"]
+    np.save(images / "reals.npy", np.load(images / "images.npy") / 16)
+    for file, words in (("images.npy", "a pixel of 16 is 16 to the network, too; one that was trained on pixels from 0 to 1 wants --pixel-scale 0.0625"),
+                        ("reals.npy", "calibration images of float64 are not kept, only bytes are")):
+        code, answer, _ = call(source, "-o", images / "out.npz", "--levels", 4, "--calibration", images / file)
+        assert code == 0 and len(answer["notes"]) == 1 and words in answer["notes"][0]
     for arguments, message in (
         ([source, "--levels", 4], "give --image-shape C,H,W, or --calibration"),
         ([source, "--levels", 4, "--image-shape", "1,4,4"], "which needs --calibration"),

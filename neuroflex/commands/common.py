@@ -17,13 +17,14 @@ from neuroflex.progress import Display
 from neuroflex.registers import MAX_LATENCY
 
 __all__ = ["BROKEN_ARRAYS", "CheckFailed", "comparison_options", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
-           "load_subject", "made_module", "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
+           "load_subject", "made_module", "memory_options", "memory_trace", "no_rows_of", "policy_option", "seed_option", "table"]
 
 POLICIES = ("hybrid", "balanced", "all_ann", "all_snn", "layerwise", "random")
 
 BROKEN_ARRAYS = (EOFError, ValueError, zipfile.BadZipFile, zlib.error)      # what NumPy raises for files that are no arrays, or damaged
 
 output = Console()      # results; what is going on goes to standard error, see `display`
+_WIDE = 250             # columns in a file or a pipe, so that no number is broken over two lines
 
 
 def display(steps):
@@ -228,13 +229,21 @@ def _plain(value):
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
+def no_rows_of(which, rows):
+    """Refuse ``--rows`` for a trained network: its images run whole."""
+    from neuroflex.compare.shapes import NetworkShape
+
+    if rows is not None and not isinstance(which, NetworkShape):
+        raise click.UsageError(f"--rows cuts the layers of shapes; {which.name} is a trained network, whose images run whole")
+
+
 def emit(as_json, result, *renderables):
     """Print ``result`` as JSON, or else the tables and texts."""
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, default=_plain) + "\n")
     else:
         for item in renderables:
-            output.print(item)
+            output.print(item, width=None if output.is_terminal or not isinstance(item, Table) else _WIDE)
 
 
 def figure(value):
@@ -250,7 +259,7 @@ def table(title, columns, rows):
     rows = [list(row) for row in rows]
     for i, name in enumerate(columns):
         numeric = rows and all(isinstance(row[i], (int, float, np.number)) for row in rows)
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(name, justify="right" if numeric else "left", overflow="fold", min_width=max(len(figure(row[i])) for row in rows) if numeric else None)
     for row in rows:
         made.add_row(*(figure(value) for value in row))
     return made

@@ -10,6 +10,7 @@ from neuroflex.commands.common import BROKEN_ARRAYS, display, emit, json_option,
 
 __all__ = ["command"]
 
+_AT_A_TIME = 100
 _KEPT = 64      # calibration images that stay with the network, for profiles
 _READING = ("steps", "dt", "reset", "comparison", "initial", "neuron")
 
@@ -37,7 +38,7 @@ def _positive(context, parameter, value):
 @click.option("-o", "--output", "path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Network file (.npz) to write.")
 @click.option("--name", help="Name of the network; the file's without its ending by default.")
 @click.option("--calibration", type=click.Path(dir_okay=False, path_type=Path),
-              help="Raw images, a .npy file (n, C, H, W): for ranges, and the first 64 are kept with the network.")
+              help="Raw images, a .npy file (n, C, H, W): for ranges; the first 64 are kept with the network, if they are bytes (uint8), which `compile` needs.")
 @click.option("--test", "test_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Test images to keep with the network: an .npz file with images (n, C, H, W), bytes, and labels (n).")
 @click.option("--image-shape", callback=_shape, metavar="C,H,W", help="Of one image; needed where SOURCE does not say it.")
@@ -62,7 +63,7 @@ def command(source, path, name, calibration, test_file, as_json, **options):
     SOURCE is an ONNX model (.onnx), a NIR graph (.nir), or a PyTorch module as FILE.py:NAME or PACKAGE.MODULE:NAME, where NAME is a module
     or a function that makes one (which runs that Python code). What is represented and what is refused: docs/frontends.md.
     """
-    show = display(2 + (":" in source and options["levels"] is not None))
+    show = display(2 + (":" in source and options["levels"] is not None) + bool(test_file))
     from neuroflex.compiler.network import Examples
 
     images = None if calibration is None else _images(calibration)
@@ -74,22 +75,52 @@ def command(source, path, name, calibration, test_file, as_json, **options):
     elif test_file:
         raise click.UsageError("--test needs --calibration with bytes too: profiles are taken on images that are no test")
     network = _import(source, name, images, examples, options, show)
+    right = _right(network, show) if test_file else None
     with show.step(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         network.save(path)
+    notes = _notes(source, path, images, examples)
     about = network.metadata.get("import", {})
     report = about.get("layers", {})
     layers = [{"layer": layer.name, "columns": layer.columns, "levels": int(layer.levels.max()), "theta": f"{layer.theta.min()} … {layer.theta.max()}",
                "equal_columns": report.get(layer.name, {}).get("equal_columns"),
                "most_levels_apart": report.get(layer.name, {}).get("most_levels_apart")} for layer in network.layers]
     result = {"network": path, "bytes": path.stat().st_size, "name": network.name, "digest": network.digest, "layers": layers,
+              "test_images": None if right is None else len(examples.test_labels), "right": right, "notes": notes,
               "import": {key: value for key, value in about.items() if key != "layers"}}
     emit(as_json, result,
          table(f"{network.name} from {source}", ("layer", "columns", "levels", "theta", "columns equal", "most levels apart"),
                (["–" if value is None else value for value in layer.values()] for layer in layers)),
          *(f"{key}: {value}" for key, value in about.items() if key not in ("layers", "notes")),
-         *(f"note: {note}" for note in about.get("notes", ())),
+         *(f"note: {note}" for note in (*about.get("notes", ()), *notes)),
+         *([] if right is None else [f"{right} of {len(examples.test_labels)} test images right, in integers"]),
          f"{path}: {path.stat().st_size:,} bytes")
+
+
+def _right(network, show):
+    """How many of the test images the integer network classifies right."""
+    from neuroflex.sim.split import evaluate
+
+    images, labels = network.examples.test_images, network.examples.test_labels
+    starts = range(0, len(images), _AT_A_TIME)
+    with show.count(f"classify {len(images)} test images in integers", len(starts)) as done:
+        right = 0
+        for start in starts:
+            output = evaluate(network, images[start:start + _AT_A_TIME]).output
+            right += int((output.reshape(len(output), -1).argmax(axis=1) == labels[start:start + _AT_A_TIME]).sum())
+            done()
+    return right
+
+
+def _notes(source, path, images, examples):
+    """What a user may have overlooked."""
+    found = []
+    scaled = click.get_current_context().get_parameter_source("pixel_scale") != click.core.ParameterSource.DEFAULT
+    if images is not None and images.dtype.kind in "iu" and images.max() > 1 and not scaled and ".onnx" not in source and ".nir" not in source:
+        found.append(f"a pixel of {images.max()} is {images.max()} to the network, too; one that was trained on pixels from 0 to 1 wants --pixel-scale {1 / images.max():.6g}")
+    if images is not None and examples is None:
+        found.append(f"calibration images of {images.dtype} are not kept, only bytes are (uint8, with --pixel-scale): `neuroflex compile {path}` will ask for some")
+    return found
 
 
 def _load(path, kind):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, comparison_options, display, emit, json_option, load_subject, table
+from neuroflex.commands.common import CheckFailed, comparison_options, display, emit, json_option, load_subject, no_rows_of, table
 
 __all__ = ["command"]
 
@@ -24,13 +24,14 @@ def command(networks, configs, seeds, folder, processes, scheduler, as_json, **a
     NETWORK is what `neuroflex compare` takes. Each job is what `neuroflex compare` does. A worker that dies loses its own job only, which another one takes over.
     """
     show = display(1)
-    from neuroflex.compare.sweep import SweepFailed, jobs_of, sweep
+    from neuroflex.compare.sweep import SweepFailed, jobs_of, read_result, sweep
     from neuroflex.config import load_config
 
     for name in networks:
-        load_subject(name)      # refuses what is none before anything starts
+        no_rows_of(load_subject(name), asked["rows"])      # refuses what is none before anything starts
     jobs = jobs_of(dict.fromkeys(networks), [load_config(name) for name in dict.fromkeys(configs)], range(seeds), **asked)
-    with show.count(f"run {len(jobs)} comparisons, a file each in {folder}", len(jobs)) as done:
+    there = sum(read_result(job, folder) is not None for job in jobs)
+    with show.count(f"{len(jobs)} comparisons, a file each in {folder}: {there} found, {len(jobs) - there} to run", len(jobs)) as done:
         try:
             results = sweep(jobs, folder, processes=processes, scheduler=scheduler, done=lambda job: done())
         except SweepFailed as error:
@@ -38,5 +39,5 @@ def command(networks, configs, seeds, folder, processes, scheduler, as_json, **a
     rows = [(one["network"], one["configuration"], one["seed"], one["cycles"], one["energy_pj"], one["edp"]["hybrid"] / one["edp"]["ann_only"],
              one["throughput_vs_random"], one["utilisation"]) for one in results.values()]
     emit(as_json, {"folder": folder, "jobs": list(results.values())},
-         table("comparisons", ("network", "configuration", "seed", "cycles", "energy, pJ", "EDP over ANN-only", "over random", "utilisation"), rows),
+         table("comparisons", ("network", "configuration", "seed", "cycles", "energy, pJ", "EDP ÷ that of ANN-only", "throughput ÷ that of random", "utilisation"), rows),
          f"results: {folder}")

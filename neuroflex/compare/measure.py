@@ -125,7 +125,7 @@ def subject_of(which, *, seed=0, rows=None, images=1, show=None):
     else:
         work, parts = {}, [Part(network=network, tensors=tensors, trace=trace, calibration=known)]
     return Subject(name=network.name, title=network.name, images=images, densities="trained weights, real activations",
-                   source=str(about.get("data", "a network of your own")), evaluation_seconds=seconds,
+                   source=str(about.get("data", "A network of your own")), evaluation_seconds=seconds,
                    parts=parts, **work,
                    accuracy={"float": about.get("accuracy_relu"), "qcfs": about.get("accuracy_float"), "integer": about.get("accuracy_integer")})
 

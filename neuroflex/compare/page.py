@@ -115,7 +115,7 @@ def _timeline(parts):
 
 def _accuracy(result):
     known = [f"{name} {100 * value:.2f} %" for name, value in result["accuracy"].items() if value is not None]
-    return f" Accuracy: {', '.join(known)}." if known else " Nobody trained it: no accuracy."
+    return f" Accuracy: {', '.join(known)}." if known else " The file holds no accuracy."
 
 
 def _network(name, result, config, parts):
