@@ -242,8 +242,9 @@ def emit(as_json, result, *renderables):
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, default=_plain) + "\n")
     else:
+        console = output if output.is_terminal else Console(width=_WIDE)
         for item in renderables:
-            output.print(item, width=None if output.is_terminal or not isinstance(item, Table) else _WIDE)
+            console.print(item)
 
 
 def figure(value):
