@@ -297,7 +297,7 @@ def test_sequencer(engine, cycles):
         coverage.require(3)
 
 
-@pytest.mark.parametrize("engine,cycles", [("library", 80_000), pytest.param("cocotb", 3_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("engine,cycles", [("library", 60_000), pytest.param("cocotb", 3_000, marks=pytest.mark.long)])
 def test_two_weight_banks(engine, cycles):
     coverage = Coverage("sequencer of two weight banks", points=(*POINTS, *OVERLAP))
     stimulus, expected, _ = jobs(np.random.default_rng(35), cycles, coverage, broken=0.3, config=DOUBLE)
