@@ -143,7 +143,7 @@ def test_command_takes_what_is_there(capsys, tmp_path):
     assert [one["seed"] for one in json.loads(capsys.readouterr().out)["jobs"]] == [0, 1]
     assert main(call) == 0 and "peer_2" in capsys.readouterr().out
     assert main(["sweep", "nothing", "-o", str(tmp_path)]) == 2 and "a network of the zoo (cifar10_resnet20" in capsys.readouterr().err
-    assert main(["sweep", "digits", "--rows", "4", "-o", str(tmp_path)]) == 2 and "--rows cuts the layers of shapes; digits is a trained network" in " ".join(capsys.readouterr().err.split())
+    assert main(["sweep", "digits", "--rows", "4", "-o", str(tmp_path)]) == 2 and "--rows cuts the layers of shapes; digits: trained, images run whole" in " ".join(capsys.readouterr().err.split())
     assert main(["compare", "digits", "--rows", "4"]) == 2 and "--rows cuts the layers of shapes" in " ".join(capsys.readouterr().err.split())
     assert main(["sweep", "digits", "--coefficients", "x", "-o", str(tmp_path)]) == 2 and "no set of coefficients 'x'" in capsys.readouterr().err
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from neuroflex.progress import Display
 from neuroflex.registers import MAX_LATENCY
 
-__all__ = ["BROKEN_ARRAYS", "CheckFailed", "comparison_options", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
-           "load_subject", "made_module", "memory_options", "memory_trace", "no_rows_of", "policy_option", "seed_option", "table"]
+__all__ = ["BROKEN_ARRAYS", "CheckFailed", "check_rows", "comparison_options", "config_option", "display", "emit", "figure", "images_options", "input_tensors", "json_option", "load_job", "load_network",
+           "load_subject", "made_module", "memory_options", "memory_trace", "policy_option", "seed_option", "table"]
 
 POLICIES = ("hybrid", "balanced", "all_ann", "all_snn", "layerwise", "random")
 
@@ -229,12 +229,12 @@ def _plain(value):
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def no_rows_of(which, rows):
-    """Refuse ``--rows`` for a trained network: its images run whole."""
+def check_rows(subjects, rows):
+    """Refuse ``--rows`` where nothing is there that it cuts: images of trained networks run whole."""
     from neuroflex.compare.shapes import NetworkShape
 
-    if rows is not None and not isinstance(which, NetworkShape):
-        raise click.UsageError(f"--rows cuts the layers of shapes; {which.name} is a trained network, whose images run whole")
+    if rows is not None and not any(isinstance(which, NetworkShape) for which in subjects):
+        raise click.UsageError(f"--rows cuts the layers of shapes; {', '.join(which.name for which in subjects)}: trained, images run whole")
 
 
 def emit(as_json, result, *renderables):

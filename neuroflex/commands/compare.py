@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import comparison_options, display, emit, json_option, load_subject, no_rows_of, seed_option, table
+from neuroflex.commands.common import check_rows, comparison_options, display, emit, json_option, load_subject, seed_option, table
 
 __all__ = ["command"]
 
@@ -34,8 +34,7 @@ def command(networks, config_name, rows, images, coefficients, latency, report_f
     from neuroflex.config import load_config
     config, found, timelines = load_config(config_name), {}, {}
     loaded = {name: load_subject(name) for name in networks}     # refuses what is none before anything starts
-    for which in loaded.values():
-        no_rows_of(which, rows)
+    check_rows(loaded.values(), rows)
     for name, which in loaded.items():
         subject = subject_of(which, seed=seed, rows=rows, images=images, show=show)
         comparison = compare_network(subject, config, seed=seed, coefficients=coefficients, latency=latency, show=show)

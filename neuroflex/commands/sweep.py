@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from neuroflex.commands.common import CheckFailed, comparison_options, display, emit, json_option, load_subject, no_rows_of, table
+from neuroflex.commands.common import CheckFailed, check_rows, comparison_options, display, emit, json_option, load_subject, table
 
 __all__ = ["command"]
 
@@ -27,8 +27,7 @@ def command(networks, configs, seeds, folder, processes, scheduler, as_json, **a
     from neuroflex.compare.sweep import SweepFailed, jobs_of, read_result, sweep
     from neuroflex.config import load_config
 
-    for name in networks:
-        no_rows_of(load_subject(name), asked["rows"])      # refuses what is none before anything starts
+    check_rows([load_subject(name) for name in networks], asked["rows"])      # refuses what is none before anything starts
     jobs = jobs_of(dict.fromkeys(networks), [load_config(name) for name in dict.fromkeys(configs)], range(seeds), **asked)
     there = sum(read_result(job, folder) is not None for job in jobs)
     with show.count(f"{len(jobs)} comparisons, a file each in {folder}: {there} found, {len(jobs) - there} to run", len(jobs)) as done:
