@@ -198,7 +198,7 @@ class Layers:
                   "clipped column", "no product in a column", "max of a window")
         points += ("column between",) if self.core == Core.ANN or self.config.snn_levels > 1 else ()
         if self.core == Core.SNN and self.config.snn_pe == "serial":
-            points += ("engine held", "one addition a match")
+            points += ("one addition a match", *(["engine held"] if self.config.snn_levels > 1 else []))     # one level is one addition
         if self.core == Core.SNN and self.config.snn_pe in _BITWISE and self.config.snn_levels > 3:
             points += ("match of one bit", "match of several bits", "the sum takes longer")
             points += ("the neuron takes longer",) if self.config.snn_levels - 1 > self.config.neuron_steps else ()     # else one cycle, as the shortest sum

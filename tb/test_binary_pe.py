@@ -63,7 +63,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_is_seen(fault):
     with pytest.raises(Mismatch):
-        run(TINY, 3, 20, covers=False, verilog_edit=FAULTS[fault])
+        run(TINY, 3, 60, covers=False, verilog_edit=FAULTS[fault])
 
 
 @pytest.mark.parametrize("levels", range(1, 16))

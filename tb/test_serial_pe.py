@@ -47,7 +47,7 @@ def test_cocotb():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", CONFIGS)
 def test_many_seeds(name, seed):
-    run(CONFIGS[name], 10 + seed, 150)
+    run(CONFIGS[name], 10 + seed, 200)
 
 
 FAULTS = {
