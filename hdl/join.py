@@ -216,16 +216,17 @@ class JoinFrontEnd(wiring.Component):
         slot, bank = Signal(range(config.slots)), Signal(range(config.row_buffers))
         beat, next_beat = Signal(3), Signal(3)
         held = Signal(range(config.slots + 1))
+        now_held, full = Signal.like(held), Signal()    # `full` is a register of its own, for it goes far; without columns nothing is held
+        m.d.comb += now_held.eq(held + first - self.slot_release)
         m.d.comb += [
             mine.eq(bus.valid & (bus.group == self.group) & self.enabled),
             first.eq(mine & bus.first_beat),
             beat.eq(Mux(bus.first_beat, 0, next_beat)),
             self.arrived.eq(mine & bus.last_beat),
             self.row_started.eq(first & bus.first_chunk),
-            self.slot_free.eq((held != config.slots) | ~self.enabled),
-            self.busy.eq(held != 0),
+            self.slot_free.eq(~full), self.busy.eq(held != 0),
         ]
-        m.d.sync += held.eq(held + first - self.slot_release)
+        m.d.sync += [held.eq(now_held), full.eq(now_held == config.slots)]
         with m.If(mine):
             m.d.sync += next_beat.eq(beat + 1)
         with m.If(self.arrived):

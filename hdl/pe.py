@@ -122,6 +122,7 @@ class RowEnd(wiring.Component):
         m = Module()
         config = self._config
         held, waiting = Signal(range(config.row_buffers + 1)), Signal(range(config.row_buffers + 1))
+        now_held, full = Signal.like(held), Signal()    # `full` is a register of its own, for it goes far; without columns no row is held
         drain_bank, result_bank, output_bank = (Signal(range(config.row_buffers), name=name)
                                                 for name in ("drain_bank", "result_bank", "output_bank"))
         # Counted down beside `job_column`, whose wires to every accumulator are slow, so that the end of a row is seen early.
@@ -138,11 +139,10 @@ class RowEnd(wiring.Component):
             self.job_valid.eq(waiting != 0),
             job_last.eq(self.job_taken & (columns_left == 0)),
             row_done.eq(result.valid & (result.column == self.columns - 1)),
-            self.row_free.eq((held != config.row_buffers) | (self.columns == 0)),
-            self.busy.eq(held != 0),
+            now_held.eq(held + self.row_started - row_done), self.row_free.eq(~full), self.busy.eq(held != 0),
         ]
         m.d.sync += [
-            held.eq(held + self.row_started - row_done),
+            held.eq(now_held), full.eq(now_held == config.row_buffers),
             waiting.eq(waiting + self.drained.valid - job_last),
             drain_bank.eq(drain_bank + self.drained.valid),
             self.job_bank.eq(self.job_bank + job_last),

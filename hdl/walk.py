@@ -14,10 +14,12 @@ _FLAGS = ("group", "first_chunk", "last_chunk", "first_window", "last_window", "
 
 
 def _position_layout():
-    """A pooled output position: how many follow in its row and column, and its window's origin in each source."""
+    """A pooled output position: how many follow in its row and column, whether none does, and its window's origin in each source."""
     return data.StructLayout({
         "columns_left": 16,
         "rows_left": 16,
+        "last_column": 1,
+        "last_row": 1,
         "row": data.ArrayLayout(_COORDINATE, 2),
         "column": data.ArrayLayout(_COORDINATE, 2),
     })
@@ -72,9 +74,9 @@ class Walk(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         settings = self.settings
-        advance = Signal()   # the whole pipeline moves: descriptions follow each other without gaps, so none is squeezed
-        m.d.comb += advance.eq(~self.o_chunk.valid | self.o_chunk.ready)
-
+        # The whole pipeline moves: descriptions follow each other without gaps, so none is squeezed. It moves by a register: where it cannot know yet
+        # whether the description on offer is taken, the one behind that goes to a register of its own.
+        advance = Signal()
         stage = self._loops(m, settings, advance)
         self._address_pipeline(m, stage, advance)
         return m
@@ -90,8 +92,12 @@ class Walk(wiring.Component):
         settings = self.settings
         constant("columns_last", (settings.out_width - 1)[:16])
         constant("rows_last", (settings.out_height - 1)[:16])
+        constant("one_column", settings.out_width == 1)
+        constant("one_row", settings.out_height == 1)
         constant("pool_rows_last", (settings.pool_h - 1)[:4])
         constant("pool_columns_last", (settings.pool_w - 1)[:4])
+        constant("one_pool_row", settings.pool_h == 1)
+        constant("one_pool_column", settings.pool_w == 1)
         constant("groups_last", ((1 << settings.groups_log2) - 1)[:len(self.o_chunk.payload.group)])
         constant("two_sources", settings.source1_height.any())
         whole = (settings.groups_log2 == 0) & (settings.pool_h == 1) & (settings.pool_w == 1)
@@ -99,9 +105,13 @@ class Walk(wiring.Component):
             def setting(name):
                 return settings[f"source{source}_{name}"]
             constant(f"chunks_last{source}", (setting("chunks") - 1)[:12])
+            constant(f"one_chunk{source}", setting("chunks") == 1)
             constant(f"kernel_rows_last{source}", (setting("kernel_h") - 1)[:4])
             constant(f"kernel_columns_last{source}", (setting("kernel_w") - 1)[:4])
             constant(f"repeats_last{source}", (setting("repeat") - 1)[:4])
+            constant(f"one_kernel_row{source}", setting("kernel_h") == 1)
+            constant(f"one_kernel_column{source}", setting("kernel_w") == 1)
+            constant(f"one_repeat{source}", setting("repeat") == 1)
             constant(f"row_step{source}", setting("stride") * settings.pool_h)
             constant(f"column_step{source}", setting("stride") * settings.pool_w)
             constant(f"consumable{source}", settings[f"consume{source}"] & whole)
@@ -135,38 +145,43 @@ class Walk(wiring.Component):
         first_window = Signal()
         new_block = Signal()
 
-        # ends of the loops, inner to outer
-        last_column = Signal()
-        last_row = Signal()
-        last_group = Signal()
-        last_chunk = Signal()      # of the convolution row
-        last_window = Signal()
-        chunk_ends = Signal()      # of the spine
+        # Whether a counter is at its end is a register beside it: together they enable all registers of the loops.
+        chunk_ends = Signal()      # of the spine: chunks_left is 0
         columns_end = Signal()
         rows_end = Signal()
         repeats_end = Signal()
         sources_end = Signal()
+        pool_columns_end = Signal()
+        pool_rows_end = Signal()
+        # What the loops ask of the source that they are at follows it, too.
+        here = {name: Signal.like(constants[f"{name}0"], name=f"{name}_here")
+                for name in ("kernel_columns_last", "kernel_rows_last", "repeats_last", "consumable")}
+        stride_here = Signal.like(settings.source0_stride)
+
+        def enter(number):
+            """A source begins."""
+            return [source.eq(number), sources_end.eq(number | ~constants["two_sources"]), stride_here.eq(stride[number]),
+                    *(here[name].eq(of(name)[number]) for name in here)]
+
+        # ends of the loops, inner to outer
+        last_column, last_row = position.last_column, position.last_row
+        last_group = Signal()
+        last_chunk = Signal()      # of the convolution row
+        last_window = Signal()
         m.d.comb += [
-            last_column.eq(position.columns_left == 0),
-            last_row.eq(position.rows_left == 0),
             last_group.eq(self._last_group(group, constants["groups_last"], last_column & last_row)),
-            chunk_ends.eq(chunks_left == 0),
-            columns_end.eq(kernel_column == of("kernel_columns_last")[source]),
-            rows_end.eq(kernel_row == of("kernel_rows_last")[source]),
-            repeats_end.eq(repeat == of("repeats_last")[source]),
-            sources_end.eq(source | ~constants["two_sources"]),
             last_chunk.eq(chunk_ends & columns_end & rows_end & repeats_end & sources_end),
-            last_window.eq((pool_column == constants["pool_columns_last"]) & (pool_row == constants["pool_rows_last"])),
+            last_window.eq(pool_columns_end & pool_rows_end),
         ]
         last_of_layer = last_group & last_chunk & last_window & last_column & last_row
 
         following = Signal(_position_layout())
         with m.If(last_column):
-            m.d.comb += [following.columns_left.eq(constants["columns_last"]),
-                         following.rows_left.eq(position.rows_left - 1)]
+            m.d.comb += [following.columns_left.eq(constants["columns_last"]), following.last_column.eq(constants["one_column"]),
+                         following.rows_left.eq(position.rows_left - 1), following.last_row.eq(position.rows_left == 1)]
         with m.Else():
-            m.d.comb += [following.columns_left.eq(position.columns_left - 1),
-                         following.rows_left.eq(position.rows_left)]
+            m.d.comb += [following.columns_left.eq(position.columns_left - 1), following.last_column.eq(position.columns_left == 1),
+                         following.rows_left.eq(position.rows_left), following.last_row.eq(last_row)]
         for index in range(2):
             m.d.comb += [
                 following.column[index].eq(Mux(last_column, -pad[index], position.column[index] + of("column_step")[index])),
@@ -181,13 +196,15 @@ class Walk(wiring.Component):
         with m.If(begin):
             m.d.sync += [
                 active.eq(1), group.eq(0), chunk_offset.eq(0), kernel_row.eq(0), kernel_column.eq(0), repeat.eq(0),
-                source.eq(0), pool_row.eq(0), pool_column.eq(0), pool_rows.eq(0), pool_columns.eq(0),
-                chunks_left.eq(of("chunks_last")[0]),
+                *enter(0), pool_row.eq(0), pool_column.eq(0), pool_rows.eq(0), pool_columns.eq(0),
+                chunks_left.eq(of("chunks_last")[0]), chunk_ends.eq(of("one_chunk")[0]), columns_end.eq(of("one_kernel_column")[0]),
+                rows_end.eq(of("one_kernel_row")[0]), repeats_end.eq(of("one_repeat")[0]),
+                pool_columns_end.eq(constants["one_pool_column"]), pool_rows_end.eq(constants["one_pool_row"]),
                 first_chunk.eq(1), first_window.eq(1), new_block.eq(1),
             ]
             for register in (position, block):
-                m.d.sync += [register.columns_left.eq(constants["columns_last"]),
-                             register.rows_left.eq(constants["rows_last"])]
+                m.d.sync += [register.columns_left.eq(constants["columns_last"]), register.last_column.eq(constants["one_column"]),
+                             register.rows_left.eq(constants["rows_last"]), register.last_row.eq(constants["one_row"])]
                 for index in range(2):
                     m.d.sync += [register.row[index].eq(-pad[index]), register.column[index].eq(-pad[index])]
         with m.Elif(active & advance):
@@ -197,39 +214,43 @@ class Walk(wiring.Component):
             with m.Else():
                 m.d.sync += [
                     group.eq(0), position.eq(block), first_chunk.eq(last_chunk),
-                    chunks_left.eq(chunks_left - 1), chunk_offset.eq(chunk_offset + CHUNK_LINES),
+                    chunks_left.eq(chunks_left - 1), chunk_ends.eq(chunks_left == 1), chunk_offset.eq(chunk_offset + CHUNK_LINES),
                 ]
                 with m.If(chunk_ends):
-                    m.d.sync += [chunks_left.eq(of("chunks_last")[next_source]), chunk_offset.eq(0),
-                                 kernel_column.eq(kernel_column + 1)]
+                    m.d.sync += [chunks_left.eq(of("chunks_last")[next_source]), chunk_ends.eq(of("one_chunk")[next_source]), chunk_offset.eq(0),
+                                 kernel_column.eq(kernel_column + 1), columns_end.eq(kernel_column + 1 == here["kernel_columns_last"])]
                     with m.If(columns_end):
-                        m.d.sync += [kernel_column.eq(0), kernel_row.eq(kernel_row + 1)]
+                        m.d.sync += [kernel_column.eq(0), columns_end.eq(of("one_kernel_column")[next_source]),
+                                     kernel_row.eq(kernel_row + 1), rows_end.eq(kernel_row + 1 == here["kernel_rows_last"])]
                         with m.If(rows_end):
-                            m.d.sync += [kernel_row.eq(0), repeat.eq(repeat + 1)]
+                            m.d.sync += [kernel_row.eq(0), rows_end.eq(of("one_kernel_row")[next_source]),
+                                         repeat.eq(repeat + 1), repeats_end.eq(repeat + 1 == here["repeats_last"])]
                             with m.If(repeats_end):
-                                m.d.sync += [repeat.eq(0), source.eq(next_source)]
+                                m.d.sync += [repeat.eq(0), repeats_end.eq(of("one_repeat")[next_source]), *enter(next_source)]
                 with m.If(last_chunk):
-                    m.d.sync += [first_window.eq(last_window), pool_column.eq(pool_column + 1)]
+                    m.d.sync += [first_window.eq(last_window),
+                                 pool_column.eq(pool_column + 1), pool_columns_end.eq(pool_column + 1 == constants["pool_columns_last"])]
                     for index in range(2):
                         m.d.sync += pool_columns[index].eq(pool_columns[index] + stride[index])
-                    with m.If(pool_column == constants["pool_columns_last"]):
-                        m.d.sync += [pool_column.eq(0), pool_columns.eq(0), pool_row.eq(pool_row + 1)]
+                    with m.If(pool_columns_end):
+                        m.d.sync += [pool_column.eq(0), pool_columns_end.eq(constants["one_pool_column"]), pool_columns.eq(0),
+                                     pool_row.eq(pool_row + 1), pool_rows_end.eq(pool_row + 1 == constants["pool_rows_last"])]
                         for index in range(2):
                             m.d.sync += pool_rows[index].eq(pool_rows[index] + stride[index])
-                        with m.If(pool_row == constants["pool_rows_last"]):
-                            m.d.sync += [pool_row.eq(0), pool_rows.eq(0), new_block.eq(1),
+                        with m.If(pool_rows_end):
+                            m.d.sync += [pool_row.eq(0), pool_rows_end.eq(constants["one_pool_row"]), pool_rows.eq(0), new_block.eq(1),
                                          position.eq(following), block.eq(following)]
                             with m.If(last_column & last_row):
                                 m.d.sync += active.eq(0)
 
         row = Mux(source, position.row[1], position.row[0]) + (pool_rows[source] + kernel_row)
         column = Mux(source, position.column[1], position.column[0]) + (pool_columns[source] + kernel_column)
-        below = (kernel_row >= stride[source]) & ~last_row
-        right = (kernel_column >= stride[source]) & ~last_column
+        below = (kernel_row >= stride_here) & ~last_row
+        right = (kernel_column >= stride_here) & ~last_column
         return {"valid": active, "row": row, "column": column, "chunk_offset": chunk_offset, "group": group,
                 "first_chunk": first_chunk, "last_chunk": last_chunk, "first_window": first_window,
                 "last_window": last_window, "new_block": new_block,
-                "consume": of("consumable")[source] & ~self._read_again(below, right, repeats_end), "source": source,
+                "consume": here["consumable"] & ~self._read_again(below, right, repeats_end), "source": source,
                 "last_of_layer": last_of_layer}
 
     def _last_group(self, group, groups_last, last_position):
@@ -270,9 +291,14 @@ class Walk(wiring.Component):
                         high=(spine["spine"][16:] * spine["spine_lines"])[:max(bits - 16, 0)],
                         base=(of("base", spine)[:bits] + spine["chunk_offset"])[:bits])
         partial = stage(5, product, sum=(product["low"] + product["base"])[:bits], high=product["high"])
-        last = stage(6, partial, address=Mux(partial["outside"], 0, partial["sum"] + (partial["high"] << 16))[:bits])
-
         payload = self.o_chunk.payload
-        m.d.comb += self.o_chunk.valid.eq(last["valid"])
-        for name in (*_FLAGS, "address", "outside", "consume"):
-            m.d.comb += payload[name].eq(last[name])
+        names = (*_FLAGS, "address", "outside", "consume")
+        last = {**partial, "address": Mux(partial["outside"], 0, partial["sum"] + (partial["high"] << 16))[:bits]}
+        spare = {name: Signal.like(payload[name], name=f"spare_{name}") for name in names}
+        spared = Signal()
+        m.d.comb += advance.eq(~spared)
+        with m.If(~self.o_chunk.valid | self.o_chunk.ready):
+            m.d.sync += [spared.eq(0), self.o_chunk.valid.eq(spared | last["valid"]),
+                         *(payload[name].eq(Mux(spared, spare[name], last[name])) for name in names)]
+        with m.Elif(~spared):
+            m.d.sync += [spared.eq(last["valid"]), *(spare[name].eq(last[name]) for name in names)]
