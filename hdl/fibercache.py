@@ -262,17 +262,24 @@ class FiberCache(wiring.Component):
             for client, (valid, _) in zip(Client, stage):
                 m.d.sync += valid.eq(previous[client])
             previous = [valid for valid, _ in stage]
-        # Whether an operation of its set will be too near is found one cycle ahead, for the front and for what may become the front.
-        fronts = [(issued[client], queues[client].payload.address[:middle]) for client in Client]
+        # Whether an operation of its set will be too near is looked up one cycle ahead, for the front and for what may become the front. Of this cycle's
+        # fronts it is remembered which ones are of its set; whether they were granted is known in the next cycle.
         for client, queue in queues.items():
             place = queue.payload.address[:middle]
-            too_near = Signal(name=f"{client.name.lower()}_too_near")
-            near = [fronts, *recent[:2 if client in (Client.FILL, Client.WRITE) else 1]]
+            name = client.name.lower()
+            beside, before = Signal(CLIENTS, name=f"{name}_beside"), Signal(name=f"{name}_before")
+            near = recent[:2 if client in (Client.FILL, Client.WRITE) else 1]
+
+            def same_set(place):
+                return Cat(queues[other].payload.address[:middle] == place for other in Client)
 
             def conflicts(place):
                 return Cat(valid & (other == place) for stage in near for valid, other in stage).any()
 
-            m.d.sync += too_near.eq(Mux(queue.ready_to_issue & ~issued[client], conflicts(place), conflicts(queue.candidate.address[:middle])))
+            stays, candidate = queue.ready_to_issue & ~issued[client], queue.candidate.address[:middle]
+            m.d.sync += [beside.eq(Mux(stays, same_set(place), same_set(candidate))),
+                         before.eq(Mux(stays, conflicts(place), conflicts(candidate)))]
+            too_near = before | (beside & Cat(valid for valid, _ in recent[0])).any()
             taken = Cat(wants[other] & (queues[other].payload.address[:low] == place[:low]) for other in Client if other < client).any()
             m.d.comb += [wants[client].eq(queues[client].ready_to_issue & ~hold[client] & ~again[client]),
                          issued[client].eq(wants[client] & ~too_near & ~taken)]
