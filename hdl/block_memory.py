@@ -1,5 +1,5 @@
 """Local memory: the accelerator's memory port served from block RAM, which a host reads and writes too."""
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Module, Mux, Signal, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,6 +12,7 @@ from neuroflex.layouts import read_data_layout
 __all__ = ["BlockMemory"]
 
 READ_QUEUE = 4      # three cycles from issue to offer: one line per cycle
+BANK_LINES = 16_384    # as deep as a block RAM of the ECP5 can be
 
 
 class BlockMemory(wiring.Component):
@@ -51,8 +52,6 @@ class BlockMemory(wiring.Component):
         config = self._config
         words, place_bits = config.chunk_bits // 32, (self._depth - 1).bit_length()
         word_bits = 2 + (words - 1).bit_length()        # of a byte address, within a line
-        m.submodules.lines = lines = memory.Memory(shape=data.ArrayLayout(unsigned(32), words), depth=self._depth, init=[])
-        write, read = lines.write_port(granularity=1), lines.read_port()
         m.submodules.queue = queue = StreamFIFO(shape=read_data_layout(config), depth=READ_QUEUE)
 
         address, left, failed = Signal(config.address_bits), Signal(8), Signal()
@@ -61,20 +60,31 @@ class BlockMemory(wiring.Component):
         host_outside = wanted.address[word_bits + place_bits:].any()
         answered, answer = Signal(), Signal(local_response())
 
-        # RAM: address registers before it, a register behind it.
+        # RAM: address registers before it, a register behind it. Banks have registers of their own: to choose between RAM and register would take too long.
+        bank_bits = (min(self._depth, BANK_LINES) - 1).bit_length()
+        put, put_address, put_line = Signal(words), Signal(place_bits), Signal(config.chunk_bits)
+        bank, issued_bank, arrived_bank = address[bank_bits:place_bits], Signal(max(place_bits - bank_bits, 1)), Signal(max(place_bits - bank_bits, 1))
+        lines = []
+        for number in range(1 << place_bits - bank_bits):
+            m.submodules[f"lines_{number}"] = ram = memory.Memory(shape=data.ArrayLayout(unsigned(32), words), depth=1 << bank_bits, init=[])
+            write, read = ram.write_port(granularity=1), ram.read_port()
+            lines.append(Signal(config.chunk_bits, name=f"line_{number}"))
+            m.d.comb += [write.addr.eq(put_address), write.data.eq(put_line), write.en.eq(Mux(put_address[bank_bits:] == number, put, 0)),
+                         read.addr.eq(address), read.en.eq(1)]
+            m.d.sync += lines[number].eq(read.data)
         issue = Signal()
         issued, issued_outside = Signal(), Signal()
         arrived, arrived_outside, captured = Signal(), Signal(), Signal(config.chunk_bits)
         outstanding = Signal(range(READ_QUEUE + 1))
         taken = Signal()
         m.d.comb += [
-            read.addr.eq(address), read.en.eq(1),
-            queue.i.valid.eq(arrived), queue.i.payload.line.eq(captured), queue.i.payload.error.eq(arrived_outside),
+            captured.eq(Array(lines)[arrived_bank]), queue.i.valid.eq(arrived), queue.i.payload.line.eq(captured), queue.i.payload.error.eq(arrived_outside),
             taken.eq(self.memory.read_data.valid & self.memory.read_data.ready),
         ]
         m.d.sync += [
-            issued.eq(issue), issued_outside.eq(outside), arrived.eq(issued), arrived_outside.eq(issued_outside), captured.eq(read.data),
-            outstanding.eq(outstanding + issue - taken), write.en.eq(0),
+            issued.eq(issue), issued_outside.eq(outside), arrived.eq(issued), arrived_outside.eq(issued_outside),
+            issued_bank.eq(bank), arrived_bank.eq(issued_bank),
+            outstanding.eq(outstanding + issue - taken), put.eq(0),
         ]
         wiring.connect(m, queue.o, wiring.flipped(self.memory.read_data))
 
@@ -106,7 +116,7 @@ class BlockMemory(wiring.Component):
             with m.State("WRITE"):
                 m.d.comb += write_data.ready.eq(1)
                 with m.If(write_data.valid):
-                    m.d.sync += [write.addr.eq(address), write.data.eq(write_data.payload), write.en.eq(Mux(outside, 0, (1 << words) - 1)),
+                    m.d.sync += [put_address.eq(address), put_line.eq(write_data.payload), put.eq(Mux(outside, 0, (1 << words) - 1)),
                                  failed.eq(failed | outside), address.eq(address + 1), left.eq(left - 1)]
                     with m.If(left == 1):
                         m.next = "ANSWER"
@@ -116,9 +126,9 @@ class BlockMemory(wiring.Component):
                     m.next = "IDLE"
             with m.State("HOST"):
                 chosen = wanted.address[2:word_bits] if words > 1 else 0
-                m.d.sync += [write.addr.eq(address), write.data.eq(wanted.data.replicate(words))]
+                m.d.sync += [put_address.eq(address), put_line.eq(wanted.data.replicate(words))]
                 with m.If(wanted.write & ~host_outside):
-                    m.d.sync += write.en.eq(1 << chosen)
+                    m.d.sync += put.eq(1 << chosen)
                 m.next = "HOST_RAM"
             with m.State("HOST_RAM"):
                 m.next = "HOST_ANSWER"

@@ -279,14 +279,14 @@ class Walk(wiring.Component):
             return self._of_sources(name)[registers["source"]]
 
         window = stage(1, loops, row=loops["row"].as_signed()[:18].as_signed(),
-                       column=loops["column"][:18].as_signed(), chunk_offset=loops["chunk_offset"])
+                       column=loops["column"][:18].as_signed(), chunk_offset=loops["chunk_offset"], width=of("width", loops))
         row, column = window["row"], window["column"]
-        outside = ((row < 0) | (row >= of("height", window)) | (column < 0) | (column >= of("width", window)))
-        line = stage(2, window, row_start=(row[:16] * of("width", window))[:bits], column=column[:16],
-                     chunk_offset=window["chunk_offset"], outside=outside)
+        outside = ((row < 0) | (row >= of("height", window)) | (column < 0) | (column >= window["width"]))
+        line = stage(2, window, row_start=(row[:16] * window["width"])[:bits], column=column[:16],
+                     chunk_offset=window["chunk_offset"], outside=outside, chunks=of("chunks", window))
         passed += ("outside",)
         spine = stage(3, line, spine=(line["row_start"] + line["column"])[:bits], chunk_offset=line["chunk_offset"],
-                      spine_lines=(of("chunks", line) * CHUNK_LINES)[:16])
+                      spine_lines=(line["chunks"] * CHUNK_LINES)[:16])
         product = stage(4, spine, low=(spine["spine"][:16] * spine["spine_lines"])[:bits],
                         high=(spine["spine"][16:] * spine["spine_lines"])[:max(bits - 16, 0)],
                         base=(of("base", spine)[:bits] + spine["chunk_offset"])[:bits])

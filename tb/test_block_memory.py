@@ -1,7 +1,8 @@
 """Local memory against its model.
 
 Plan: random bursts of reads and writes, some beyond the end, with random gaps and back-pressure on every stream; accesses of the host
-in between, of every word of a line and beyond the end; lines of 32 and of 64 bits. An error flag that is lost must fail.
+in between, of every word of a line and beyond the end; lines of 32 and of 64 bits; one bank and four. An error flag that is lost must fail, and lines that
+all come from the first bank.
 """
 import re
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from neuroflex.config import PRESETS
+from neuroflex.hdl import block_memory
 from neuroflex.hdl.block_memory import BlockMemory
 from neuroflex.sim.block_memory import BlockMemoryModel
 from neuroflex.tb.bench import Bench, Mismatch
@@ -80,8 +82,10 @@ def traffic(config, rng, cycles, coverage):
     return made, expected, where
 
 
-@pytest.mark.parametrize("preset,engine,cycles", [("tiny", "library", 15_000), ("small", "library", 15_000), ("tiny", "cocotb", 3_000)])
-def test_block_memory(preset, engine, cycles):
+@pytest.mark.parametrize("preset,engine,cycles,banks", [("tiny", "library", 15_000, 1), ("tiny", "library", 15_000, 4), ("small", "library", 15_000, 2),
+                                                        ("tiny", "cocotb", 3_000, 1)])
+def test_block_memory(preset, engine, cycles, banks, monkeypatch):
+    monkeypatch.setattr(block_memory, "BANK_LINES", DEPTH // banks)
     coverage = Coverage("block memory", points=POINTS)
     stimulus, expected, where = traffic(PRESETS[preset], np.random.default_rng(7), cycles, coverage)
     Bench(BlockMemory(config=PRESETS[preset], depth=DEPTH), name="block_memory").run(stimulus, expected, where=where, engine=engine, seed=7)
@@ -97,6 +101,16 @@ def test_fault_is_seen():
                   verilog_edit=lambda text: re.sub(r"issued_outside <= \w+;", "issued_outside <= 1'b0;", text))
     with pytest.raises(Mismatch, match="memory__read_data__payload"):
         bench.run(stimulus, expected, where=where, seed=8)
+
+
+def test_one_bank_for_all_is_seen(monkeypatch):
+    monkeypatch.setattr(block_memory, "BANK_LINES", DEPTH // 4)
+    config = PRESETS["tiny"]
+    stimulus, expected, where = traffic(config, np.random.default_rng(9), 3_000, Coverage("block memory", points=POINTS))
+    bench = Bench(BlockMemory(config=config, depth=DEPTH), name="block_memory",
+                  verilog_edit=lambda text: re.sub(r"arrived_bank <= \w+;", "arrived_bank <= 2'd0;", text))
+    with pytest.raises(Mismatch):
+        bench.run(stimulus, expected, where=where, seed=9)
 
 
 def test_wrong_parameters():
