@@ -126,17 +126,13 @@ class CacheBank(wiring.Component):
         m.d.comb += [port.addr.eq(look_set) for port in (tag_read, state_read, victim_read)]
         row = Signal(data.ArrayLayout(way_layout, ways))
         row_tags = Signal(data.ArrayLayout(tag_bits(config), ways))
-        # The comparison of tags is cut after four bits, since the memories take their time: the rest is done in the effect stage.
-        parts = range(0, tag_bits(config), 4)
-        alike = [Signal(len(parts), name=f"alike_{way}") for way in range(ways)]
         matches, victim = Signal(ways), Signal(ways)
         victim_way, victim_dirty = Signal(range(ways)), Signal()
         m.d.sync += [row.eq(state_read.data), row_tags.eq(tag_read.data), victim_way.eq(victim_read.data.way),
                      victim_dirty.eq(victim_read.data.dirty)]
         for way in range(ways):
-            m.d.sync += [alike[way].eq(Cat(tag_read.data[way][bit:bit + 4] == look_tag[bit:bit + 4] for bit in parts)),
+            m.d.sync += [matches[way].eq(state_read.data[way].valid & (tag_read.data[way] == look_tag)),
                          victim[way].eq(victim_read.data.way == way)]
-            m.d.comb += matches[way].eq(row[way].valid & alike[way].all())
         m.d.comb += self.presses.eq(look[Client.FILL] & ~self.replay[Client.FILL] & victim_read.data.dirty)
 
         # --- effect --------------------------------------------------------------------------------

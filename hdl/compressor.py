@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES, LEVEL_BITS, Core
 from neuroflex.hdl.compaction import COMPACTION_STAGES, Compaction, compacted_layout
+from neuroflex.hdl.times import times
 from neuroflex.layouts import settings_layout, write_layout
 
 __all__ = ["COMPRESSOR_LATENCY", "COMPRESSOR_SETTINGS", "Compressor", "LinePacker", "RoundWalk", "round_layout"]
@@ -254,9 +255,9 @@ class LinePacker(wiring.Component):
                 with m.If(compacted.last_chunk):
                     m.d.sync += [chunk.eq(position + stride), position.eq(position + stride)]
         with m.If(self.start):
-            first = (self.out_base + (self.out_first_chunk << 3) + self.out_first_chunk)[:address]
+            first = (self.out_base + times(self.out_first_chunk, CHUNK_LINES))[:address]
             m.d.sync += [through.eq(self.to_memory), fresh.eq(1), lines.eq(1), chunk.eq(first), position.eq(first),
-                         stride.eq((self.out_chunks << 3) + self.out_chunks)]
+                         stride.eq(times(self.out_chunks, CHUNK_LINES))]
         return m
 
 

@@ -5,6 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES
+from neuroflex.hdl.times import times
 from neuroflex.layouts import settings_layout
 
 __all__ = ["GEOMETRY_CASES", "GEOMETRY_LATENCY", "GeometryCheck"]
@@ -71,7 +72,7 @@ class GeometryCheck(wiring.Component):
         low = stage("low_product", spines[:16] * chunks)
         high = stage("high_product", spines[16:] * chunks)
         all_chunks = low + (high << 16)
-        tensor_lines = stage("tensor_lines", stage("tensor_chunks", all_chunks[:bits]) * CHUNK_LINES)
+        tensor_lines = stage("tensor_lines", times(stage("tensor_chunks", all_chunks[:bits]), CHUNK_LINES))
         tensor_end = stage("tensor_end", tensor_lines + stage("base", of("base")[:bits], bits, count=5))
         huge = stage("huge", all_chunks[bits:].any(), count=3)
 

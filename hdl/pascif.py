@@ -3,6 +3,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from neuroflex.hdl.times import times
 from neuroflex.widths import membrane_bits, signed_bits
 
 __all__ = ["PascIF"]
@@ -123,7 +124,7 @@ class PascIF(wiring.Component):
             """The coming cycle's arrivals: ``pseudo`` less a lane's correction, nothing for lanes without one."""
             for (lane, spikes), register in ahead.items():
                 here = corrections[:lane + 1]
-                m.d.sync += register.eq(_times(pseudo, len(here)) - sum(here) - _times(theta, spikes))
+                m.d.sync += register.eq(times(pseudo, len(here)) - sum(here) - times(theta, spikes))
 
         after = {}                              # membrane after (lane, spikes)
         for (lane, spikes), register in ahead.items():
@@ -186,7 +187,7 @@ class PascIF(wiring.Component):
 
         rest, moves, short = inhibit_mem, [], inhibit_mem < 0      # short: one step less leaves the membrane negative
         for i in range(1, steps + 1):
-            multiple = _times(integrate_theta, i)
+            multiple = times(integrate_theta, i)
             move = Signal(signed(self._theta_bits + i.bit_length() + 1), name=f"inhibit{i}_move")
             with m.If(handover):
                 m.d.sync += move.eq(Mux(mem < 0, multiple, -multiple))
@@ -235,8 +236,3 @@ class PascIF(wiring.Component):
             with m.Else():
                 m.d.sync += self.o.payload.y.eq(done_total)
         return m
-
-
-def _times(value, factor):
-    """A small multiple of a value, by shifts and additions."""
-    return sum(value << bit for bit in range(factor.bit_length()) if factor >> bit & 1)

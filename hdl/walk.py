@@ -5,6 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES
+from neuroflex.hdl.times import times
 from neuroflex.layouts import chunk_layout, settings_layout
 
 __all__ = ["Walk"]
@@ -286,7 +287,7 @@ class Walk(wiring.Component):
                      chunk_offset=window["chunk_offset"], outside=outside, chunks=of("chunks", window))
         passed += ("outside",)
         spine = stage(3, line, spine=(line["row_start"] + line["column"])[:bits], chunk_offset=line["chunk_offset"],
-                      spine_lines=(line["chunks"] * CHUNK_LINES)[:16])
+                      spine_lines=times(line["chunks"], CHUNK_LINES)[:16])
         product = stage(4, spine, low=(spine["spine"][:16] * spine["spine_lines"])[:bits],
                         high=(spine["spine"][16:] * spine["spine_lines"])[:max(bits - 16, 0)],
                         base=(of("base", spine)[:bits] + spine["chunk_offset"])[:bits])
