@@ -11,7 +11,7 @@ import classify_digits as example
 import numpy as np
 import pytest
 
-from neuroflex import zoo
+from neuroflex import cli, zoo
 
 FOLDER = Path(__file__).parent.parent / "examples"
 
@@ -55,3 +55,23 @@ def test_pictures():
 def test_board_needs_a_program():
     with pytest.raises(SystemExit, match="give a program compiled for the board"):
         example.main(["--back-end", "pynq"])
+
+
+def test_own_network_from_file_to_cycles(tmp_path, capsys):
+    """The commands of ``docs/first_network.md``, up to the golden model."""
+    for module in ("onnxruntime", "sklearn"):
+        pytest.importorskip(module)
+    import own_network
+
+    def call(*arguments):
+        assert cli.main([*map(str, arguments), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    own_network.main(tmp_path)
+    trained = float(re.search(r"trained: ([\d.]+)%", capsys.readouterr().out)[1])
+    report = call("import", tmp_path / "own.onnx", "-o", tmp_path / "own.npz", "--pixel-scale", "0.0625", "--levels", "8",
+                  "--calibration", tmp_path / "calibration.npy", "--test", tmp_path / "test.npz")
+    assert trained > 85 and abs(100 * report["right"] / report["test_images"] - trained) < 3
+    call("compile", tmp_path / "own.npz", "--config", "tiny", "-o", tmp_path / "own.nfx")
+    runs = call("simulate", tmp_path / "own.nfx", "--images", 2)["runs"]
+    assert [run["status"] for run in runs] == ["DONE", "DONE"]
