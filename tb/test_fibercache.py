@@ -89,6 +89,8 @@ FAULTS = {
     "a read overtakes a write": (r"assign behind_write = [^;]+;", "assign behind_write = 1'h0;"),
     "lines are not consumed": (r"assign drop = [^;]+;", "assign drop = write_drops;"),
     "operations behind one that failed go on": (r"\.replay\(again\)", ".replay(4'h0)"),
+    "what was granted a cycle ago in the same set is forgotten": (r"read_beside <= \w+;", "read_beside <= 4'h0;"),
+    "what was granted before that in the same set is forgotten": (r"write_before <= \w+;", "write_before <= 1'h0;"),
     "only the first way is looked at": (r"assign hit = \| (\w+);", r"assign hit = \1[0];"),
 }
 

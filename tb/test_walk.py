@@ -8,10 +8,11 @@ Plan
 * Receiver: always ready, at random, in long pauses.
 * Timing: first description eight cycles after the start, one per cycle.
 * Address widths below 16, and the widest.
-* Faults: an address without its high product, a partial block not cut off, a wrong consume rule, a flag.
+* Faults: an address without its high product, a partial block not cut off, a wrong consume rule, a flag, a description lost.
 * Loops of the model against the architecture page's formula on a layer worked by hand.
 """
 import gc
+import re
 from collections import Counter
 
 import numpy as np
@@ -149,6 +150,15 @@ def test_faults_are_seen(fault):
     stimulus, expected, where = scenario(rng, config, layers)
     with pytest.raises(Mismatch):
         Bench(fault(config=config), "walk").run(stimulus, expected, where, seed=SEED)
+
+
+def test_lost_description_is_seen():
+    """Without the register that takes a description when the one on offer is not taken."""
+    config, rng = PRESETS["small"], np.random.default_rng(SEED)
+    stimulus, expected, where = scenario(rng, config, [random_layer(rng, config, kind, most=500) for kind in KINDS])
+    bench = Bench(Walk(config=config), "walk", verilog_edit=lambda text: re.sub(r"spared <= \w+;", "spared <= 1'h0;", text))
+    with pytest.raises(Mismatch):
+        bench.run(stimulus, expected, where, seed=SEED)
 
 
 def test_worked_example():
