@@ -9,10 +9,12 @@ from pathlib import Path
 
 from .yosys import ToolError, flattened, run_yosys
 
-__all__ = ["path_points", "place_and_route_ecp5"]
+__all__ = ["TIMING_WEIGHT", "path_points", "place_and_route_ecp5"]
+
+TIMING_WEIGHT = 10      # the placer's own
 
 
-def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1):
+def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1, timing_weight=TIMING_WEIGHT):
     """Place and route a block out of context on an LFE5U-85F, speed grade 6.
 
     A block has more ports than the device has pins, so shift registers stand
@@ -30,6 +32,8 @@ def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1):
         What the router aims at; missing it is no error.
     seed : int
         Of the placer; other seeds move the result by some per cent.
+    timing_weight : int
+        How much the placer cares for delays beside the length of wires; more takes it longer.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1):
         run_yosys(["read_verilog design.v", *flattened("harness"), "synth_ecp5 -top harness -json design.json"], cwd=folder)
         # The WebAssembly build sees the current folder only.
         done = subprocess.run([program, "--85k", "--package", "CABGA756", "--speed", "6", "--json", "design.json",
-                               "--freq", str(target_mhz), "--seed", str(seed), "--timing-allow-fail",
+                               "--freq", str(target_mhz), "--seed", str(seed), "--placer-heap-timingweight", str(timing_weight), "--timing-allow-fail",
                                "--lpf-allow-unconstrained", "--report", "report.json"],
                               cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
