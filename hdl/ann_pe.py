@@ -74,7 +74,7 @@ class AnnPe(ProcessingElement):
 
         m.submodules.qcfs = qcfs = QCFS(acc_bits=config.ann_acc_bits, theta_bits=config.theta_bits, bias_bits=32,
                                         level_bits=LEVEL_BITS, tag_bits=len(column))
-        fetched_sum = Signal(signed(config.ann_acc_bits))
-        m.d.comb += [qcfs.i.payload.levels.eq(self._activate(m, row_end, qcfs)[0]), qcfs.i.payload.z.eq(fetched_sum)]
+        fetched_sum, fetched_written = Signal(signed(config.ann_acc_bits)), Signal()
+        m.d.comb += [qcfs.i.payload.levels.eq(self._activate(m, row_end, qcfs)[0]), qcfs.i.payload.z.eq(Mux(fetched_written, fetched_sum, 0))]
         with m.If(row_end.job_taken):
-            m.d.sync += fetched_sum.eq(Mux(written.bit_select(job_address, 1), done.data, 0))
+            m.d.sync += [fetched_sum.eq(done.data), fetched_written.eq(written.bit_select(job_address, 1))]

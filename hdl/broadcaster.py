@@ -262,6 +262,7 @@ class _ChunkQueue:
 
         value = Signal(range(CHUNK_QUEUE), name="chunk_value")
         head = Signal(range(CHUNK_QUEUE), name="chunk_head")
+        behind = Signal(range(CHUNK_QUEUE), init=1, name="chunk_behind")  # the one after the head
         held = Signal(range(CHUNK_QUEUE + 1), name="chunks_held")
         unread = Signal(range(CHUNK_QUEUE + 1), name="chunks_unread")     # before or in their value reads
         unsent = Signal(range(CHUNK_QUEUE + 1), name="chunks_unsent")     # behind them
@@ -275,6 +276,7 @@ class _ChunkQueue:
             self.tail.eq(self.tail + push),
             value.eq(value + self.value_pass),
             head.eq(head + self.head_pop),
+            behind.eq(behind + self.head_pop),
             held.eq(held + push - self.head_pop),
             unread.eq(unread + push - self.value_pass),
             unsent.eq(unsent + self.value_pass - self.head_pop),
@@ -293,8 +295,9 @@ class _ChunkQueue:
         flag_layout = data.StructLayout({name: field.shape for name, field in chunk_layout(config)
                                          if name not in ("address", "consume", "source")})
         request_write, request = ring("chunk_requests", request_layout, value)
-        flag_write, self.head_flags = ring("chunk_flags", flag_layout, head)
-        for port in (request_write, flag_write):
+        flag_write, head_flags = ring("chunk_flags", flag_layout, head)
+        behind_flag_write, behind_flags = ring("behind_flags", flag_layout, behind)
+        for port in (request_write, flag_write, behind_flag_write):
             m.d.comb += [port.en.eq(push), port.addr.eq(self.tail)]
             m.d.comb += [port.data[name].eq(chunk[name]) for name, _ in port.data.shape()]
         self.value_address = request.address
@@ -304,6 +307,7 @@ class _ChunkQueue:
         slices = [self.mask[bit:bit + _SLICE] for bit in range(0, config.chunk_bits, _SLICE)]
         mask_write, head_mask = ring("chunk_masks", config.chunk_bits, head)
         count_write, value_lines, head_lines = ring("chunk_lines", 4, value, head)
+        behind_count_write, behind_lines = ring("behind_lines", 4, behind)
         m.d.comb += [mask_write.en.eq(self.mask_valid), mask_write.addr.eq(self.mask_entry), mask_write.data.eq(self.mask)]
         answered = Signal(name="count_valid")
         entry = Signal(range(CHUNK_QUEUE), name="count_entry")
@@ -315,17 +319,21 @@ class _ChunkQueue:
         m.d.sync += [counted.eq(answered), counted_entry.eq(entry)]
         m.d.sync += [count.eq(_sum(list(mask[index * _SLICE:(index + 1) * _SLICE]))) for index, count in enumerate(counts)]
         lines = (_sum(counts) + (config.line_bytes - 1)) >> (config.line_bytes.bit_length() - 1)
-        m.d.comb += [count_write.en.eq(counted), count_write.addr.eq(counted_entry), count_write.data.eq(lines)]
+        for port in (count_write, behind_count_write):
+            m.d.comb += [port.en.eq(counted), port.addr.eq(counted_entry), port.data.eq(lines)]
         with m.If(counted):
             m.d.sync += ready.bit_select(counted_entry, 1).eq(1)
         with m.If(push):
             m.d.sync += ready.bit_select(self.tail, 1).eq(chunk.outside)
 
         # A chunk outside its tensor was not read: what the memories hold for it is of another one.
-        outside = self.head_flags.outside
         self.value_lines = Mux(request.outside, 0, value_lines)
-        self.head_lines = Mux(outside, 0, head_lines)
-        self.head_mask = Mux(outside, 0, head_mask)
+        # What decides on a beat stands in registers: the head, or the chunk behind it when the head goes. Both were written a cycle before
+        # the head can be there. Memories of their own for the second, or synthesis makes one port of both and its address waits for the choice.
+        self.head_flags, self.head_lines = Signal(flag_layout, name="head_flags"), Signal(4, name="head_lines")
+        m.d.sync += [self.head_flags.eq(Mux(self.head_pop, behind_flags, head_flags)),
+                     self.head_lines.eq(Mux(self.head_pop, Mux(behind_flags.outside, 0, behind_lines), Mux(head_flags.outside, 0, head_lines)))]
+        self.head_mask = Mux(self.head_flags.outside, 0, head_mask)
 
 
 class _LineQueue:

@@ -82,6 +82,11 @@ class RoundWalk(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
+        # Registers derived from the settings, so that the loops only compare.
+        ann_last, snn_last, columns_last, rows_last = Signal(8), Signal(8), Signal(16), Signal(16)
+        groups_last = Signal(range(max(config.max_groups, 2)))
+        m.d.sync += [*(last.eq(Mux(rounds == 0, 0, rounds - 1)) for last, rounds in ((ann_last, self.ann_rounds), (snn_last, self.snn_rounds))),
+                     columns_last.eq(self.out_width - 1), rows_last.eq(self.out_height - 1), groups_last.eq((1 << self.groups_log2) - 1)]
         active = Signal()
         begun = Signal()
         block = Signal(range(2 * config.row_buffers))
@@ -118,7 +123,7 @@ class RoundWalk(wiring.Component):
         m.d.comb += [
             ann_width.eq(config.ann_pes >> self.groups_log2), snn_width.eq(config.snn_pes >> self.groups_log2),
             below_snn.eq(snn_width - 1),
-            last_of_core.eq(index + 1 >= Mux(core == Core.ANN, self.ann_rounds, self.snn_rounds)),
+            last_of_core.eq(index == Mux(core == Core.ANN, ann_last, snn_last)),
             to_snn.eq((core == Core.ANN) & last_of_core & (self.snn_rounds != 0)),
             last_round.eq(last_of_core & ~to_snn),
         ]
@@ -132,9 +137,9 @@ class RoundWalk(wiring.Component):
         last_group = Signal()
         issue = Signal()
         m.d.comb += [
-            last_column.eq(column + 1 == self.out_width),
-            last_position.eq(last_column & (row + 1 == self.out_height)),
-            last_group.eq((group + 1)[:4] == (1 << self.groups_log2)[:4]),
+            last_column.eq(column == columns_last),
+            last_position.eq(last_column & (row == rows_last)),
+            last_group.eq(group == groups_last),
             issue.eq(active & self.advance & (begun | ~missing)),
         ]
         first_core = Mux(self.ann_rounds == 0, Core.SNN, Core.ANN)

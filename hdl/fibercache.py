@@ -30,13 +30,15 @@ class ReplayQueue(wiring.Component):
     ----------
     shape : ShapeLike
         An operation.
+    closed : bool
+        Whether it accepts nothing in the first cycle after reset.
 
     Members
     -------
     i_stream : In(stream)
         Operations; ready depends on registers only. A new one can be issued two cycles after the one that accepted it.
-    closed : In(1)
-        Accept nothing. Must come from a register.
+    closes : In(1)
+        Nothing is accepted in the next cycle.
     ready_to_issue, payload
         The front: an operation not yet issued, in order. From registers.
     issue : In(1)
@@ -55,11 +57,11 @@ class ReplayQueue(wiring.Component):
         Place of the operation that leaves next, and of the one that is accepted next.
     """
 
-    def __init__(self, shape):
-        self._shape = shape
+    def __init__(self, shape, *, closed=False):
+        self._shape, self._closed = shape, closed
         super().__init__({
             "i_stream": In(stream.Signature(shape)),
-            "closed": In(1),
+            "closes": In(1),
             "ready_to_issue": Out(1),
             "payload": Out(shape),
             "place": Out(range(CLIENT_QUEUE)),
@@ -81,13 +83,16 @@ class ReplayQueue(wiring.Component):
         head, next_, tail = (Signal(range(2 * CLIENT_QUEUE), name=name) for name in ("head", "next", "tail"))
         front, front_place, front_valid = Signal(self._shape), Signal(range(CLIENT_QUEUE)), Signal()
         accept = Signal()
-        vacant = Signal(init=1)     # a register of its own: readiness goes far, in and out of the cache
+        vacant, ready = Signal(init=1), Signal(init=not self._closed)    # registers of their own: readiness goes far, in and out of the cache
+        becomes_vacant = Signal()
+        m.d.comb += becomes_vacant.eq(vacant)
         with m.If(accept & ~self.done):
-            m.d.sync += vacant.eq((tail + 1)[:len(tail)] ^ head != CLIENT_QUEUE)
+            m.d.comb += becomes_vacant.eq((tail + 1)[:len(tail)] ^ head != CLIENT_QUEUE)
         with m.Elif(self.done & ~accept):
-            m.d.sync += vacant.eq(1)
+            m.d.comb += becomes_vacant.eq(1)
+        m.d.sync += [vacant.eq(becomes_vacant), ready.eq(becomes_vacant & ~self.closes)]
         m.d.comb += [
-            self.i_stream.ready.eq(vacant & ~self.closed),
+            self.i_stream.ready.eq(ready),
             accept.eq(self.i_stream.valid & self.i_stream.ready),
             put.addr.eq(tail), put.data.eq(self.i_stream.payload), put.en.eq(accept),
             get.addr.eq(next_), self.candidate.eq(get.data),
@@ -188,7 +193,7 @@ class FiberCache(wiring.Component):
         # --- client queues --------------------------------------------------------------------------
         layouts = {Client.FILL: data.StructLayout({"address": address_shape, "slot": slot_shape}), Client.READ: read_layout(config),
                    Client.WRITE: data.StructLayout({"address": address_shape, "through": 1}), Client.FETCH: fetch_layout(config)}
-        queues = {client: ReplayQueue(layout) for client, layout in layouts.items()}
+        queues = {client: ReplayQueue(layout, closed=client != Client.FILL) for client, layout in layouts.items()}
         for client, queue in queues.items():
             m.submodules[f"{client.name.lower()}_queue"] = queue
         wiring.connect(m, wiring.flipped(self.fetch), queues[Client.FETCH].i_stream)
@@ -226,7 +231,7 @@ class FiberCache(wiring.Component):
         stored = Signal(range(config.write_buffer + WRITE_SLACK + 1))       # lines in the write buffer
         kill, kill_address = Signal(), Signal(address_shape)                # one more comes next
         draining, clearing, clear_set = Signal(), Signal(init=1), Signal(set_bits(config))
-        closed = Signal(init=1)     # draining or clearing, and nothing else: a register of its own for the clients' readiness
+        closed, closes = Signal(init=1), Signal()   # draining or clearing; will be in the next cycle
 
         # --- grant: one operation per client and bank, those of a set at their distance -----------------
         low, middle = bank_bits(config), bank_bits(config) + set_bits(config)
@@ -424,7 +429,7 @@ class FiberCache(wiring.Component):
             m.d.sync += arrive.eq(arrive + 1)
 
         for client, queue in queues.items():
-            m.d.comb += [queue.issue.eq(issued[client]), queue.closed.eq(0 if client == Client.FILL else closed)]
+            m.d.comb += [queue.issue.eq(issued[client]), queue.closes.eq(0 if client == Client.FILL else closes)]
             if client == Client.READ:
                 m.d.comb += [queue.done.eq(done[client] | answered), queue.again.eq(again[client] | answered)]
             elif client == Client.FETCH:
@@ -483,14 +488,18 @@ class FiberCache(wiring.Component):
             self.hit.eq(done[Client.READ]), self.miss.eq(again[Client.READ]),
             self.idle.eq(quiet & drained & ~hit_coming & ~answered & ~self.response.valid & ~self.busy),
         ]
+        m.d.comb += closes.eq(closed)
+        m.d.sync += closed.eq(closes)
         with m.If(self.invalidate & ~self.busy):
-            m.d.sync += [draining.eq(1), closed.eq(1)]
+            m.d.comb += closes.eq(1)
+            m.d.sync += draining.eq(1)
         with m.If(draining & quiet):
             m.d.sync += [draining.eq(0), clearing.eq(1)]
         with m.If(clearing):
             m.d.sync += clear_set.eq(clear_set + 1)
             with m.If(clear_set == config.cache_sets - 1):
-                m.d.sync += [clearing.eq(0), closed.eq(0)]
+                m.d.comb += closes.eq(0)
+                m.d.sync += clearing.eq(0)
         m.d.sync += [
             self.eviction.eq(evicted.any()),
             self.error.eq(self.read_data.valid & self.read_data.ready & self.read_data.payload.error),

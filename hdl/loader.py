@@ -113,8 +113,9 @@ class RecordParser(wiring.Component):
         left = Signal(_LENGTH_BITS)                                  # lines not yet read
         core, pe = Signal(Core), Signal(len(self.load.pe))           # of the record
         columns = Signal(range(config.columns_per_pe + 1))
-        mask_pairs = Signal(range(config.mask_pairs + 1))
         value_lines = Signal(range(config.value_lines + 1))
+        last_column, last_mask, last_value = (Signal(range(max(config.columns_per_pe, config.mask_pairs, config.value_lines)), name=f"last_{what}")
+                                              for what in ("column", "mask", "value"))      # what `index` is at the end of each phase
         index = Signal(range(max(config.columns_per_pe, config.mask_pairs, config.value_lines)))
         part = Signal(range(max(record_lines, 2)))                   # line within the column's record, or the pair
         pair = Signal(range(max(config.pairs_per_pe, 2)))            # within the chunk
@@ -139,7 +140,7 @@ class RecordParser(wiring.Component):
         last_in_chunk = Signal()
         phantom = Signal()
         m.d.comb += [
-            last_pair.eq(index + 1 == mask_pairs),
+            last_pair.eq(index == last_mask),
             last_in_chunk.eq(pair == (columns - 1)[1:len(columns)]),
             phantom.eq(part[0] & last_in_chunk & columns[0] & (ones != 0)),
         ]
@@ -162,7 +163,7 @@ class RecordParser(wiring.Component):
             with m.Case(_Phase.PARAMETERS):
                 m.d.comb += [beat.eq(part == record_lines - 1), kind.eq(LoadKind.PARAMETER),
                              content.eq(Cat(record.theta, record.bias, record.levels[:8])), bad_record.eq(beat & bad_column)]
-                with m.If(beat & (index + 1 == columns)):
+                with m.If(beat & (index == last_column)):
                     m.d.comb += next_phase.eq(_Phase.MASKS)
             with m.Case(_Phase.MASKS):
                 m.d.comb += [beat.eq(part[0]), kind.eq(LoadKind.MASKS), bad_record.eq(phantom),
@@ -172,19 +173,20 @@ class RecordParser(wiring.Component):
                     m.d.comb += [next_phase.eq(Mux(value_lines == 0, _Phase.HEADER, _Phase.VALUES)), ends.eq(value_lines == 0)]
             with m.Case(_Phase.VALUES):
                 m.d.comb += [beat.eq(1), kind.eq(LoadKind.VALUES), content.eq(line)]
-                with m.If(index + 1 == value_lines):
+                with m.If(index == last_value):
                     m.d.comb += [next_phase.eq(_Phase.HEADER), ends.eq(1)]
 
         with m.If(self.counted.valid):
             m.d.sync += [left.eq(left - 1), phase.eq(next_phase), earlier.eq(Cat(earlier, line)[-len(earlier):])]
             with m.Switch(phase):
                 with m.Case(_Phase.HEADER):
-                    m.d.sync += [core.eq(header.core), pe.eq(header.pe), columns.eq(header.columns), total.eq(0), base.eq(0)]
+                    m.d.sync += [core.eq(header.core), pe.eq(header.pe), columns.eq(header.columns), last_column.eq(header.columns - 1),
+                                 total.eq(0), base.eq(0)]
                     for which in Core:
                         with m.If(header.core == which):
                             m.d.sync += seen[which].eq(seen[which] | (1 << header.pe[:len(pe)]))
                 with m.Case(_Phase.SIZES):
-                    m.d.sync += [mask_pairs.eq(sizes.mask_pairs), value_lines.eq(sizes.value_lines)]
+                    m.d.sync += [last_mask.eq(sizes.mask_pairs - 1), last_value.eq(sizes.value_lines - 1), value_lines.eq(sizes.value_lines)]
                 with m.Case(_Phase.MASKS):
                     new_total = (total + ones)[:len(total)]
                     m.d.sync += [total.eq(new_total), base.eq(Mux(part[0], new_total, base))]

@@ -145,21 +145,26 @@ class PascIF(wiring.Component):
 
         integrate_total = Signal(count)
         m.d.comb += integrate_total.eq(integrate_count + sum(integrate_fired))
-        inhibit_free = Signal()
+        # Stage 2 is empty or in its last cycle; stage 1 is empty or hands over. Registers of their own, for readiness goes far.
+        inhibit_free, ready = Signal(init=1), Signal(init=1)
+        next_last, next_free = Signal(), Signal()
         m.d.comb += [handover.eq(integrate_valid & integrate_last & inhibit_free),
-                     self.i.ready.eq(~integrate_valid | handover),
+                     self.i.ready.eq(ready),
                      accept.eq(self.i.valid & self.i.ready)]
+        m.d.comb += next_last.eq(integrate_last)
+        m.d.sync += [integrate_last.eq(next_last), inhibit_free.eq(next_free), ready.eq(~accept & (~integrate_valid | handover) | next_last & next_free)]
         if most_in > steps:
             with m.If(integrate_valid & ~integrate_last):
-                m.d.sync += [integrate_left.eq(integrate_left - steps), integrate_last.eq(integrate_left <= 2 * steps),
-                             integrate_mem.eq(mem), integrate_count.eq(integrate_total), integrate_fired.eq(Cat(fires)),
+                m.d.comb += next_last.eq(integrate_left <= 2 * steps)
+                m.d.sync += [integrate_left.eq(integrate_left - steps), integrate_mem.eq(mem), integrate_count.eq(integrate_total), integrate_fired.eq(Cat(fires)),
                              active.eq(Cat(integrate_left > steps + lane for lane in range(lanes)))]
                 prepare(pseudo, pending[:lanes], integrate_theta)
                 m.d.sync += [register.eq(later) for register, later in zip(pending, [*pending[lanes:], *[pseudo] * lanes])]
         with m.If(handover):
             m.d.sync += integrate_valid.eq(0)
         with m.If(accept):
-            m.d.sync += [integrate_valid.eq(1), integrate_left.eq(job.t1), integrate_last.eq(job.t1 <= steps),
+            m.d.comb += next_last.eq(job.t1 <= steps)
+            m.d.sync += [integrate_valid.eq(1), integrate_left.eq(job.t1),
                          integrate_count.eq(0), integrate_fired.eq(0), integrate_mem.eq(job.bias + (job.theta >> 1)),
                          integrate_theta.eq(job.theta), integrate_inhibit.eq(Mux(job.t1 > job.t2, job.t1, job.t2) - 1),
                          integrate_t2.eq(job.t2), integrate_tag.eq(job.tag), pseudo.eq(job.pseudo),
@@ -175,7 +180,6 @@ class PascIF(wiring.Component):
         inhibit_valid = Signal()
         inhibit_left = Signal(level)
         inhibit_last = Signal()
-        inhibit_ends = Signal()                 # no more than the coming cycle is left
         inhibit_mem = Signal(membrane)
         inhibit_below = Signal()                # it began negative
         inhibit_count = Signal(count)           # spikes before the last cycle
@@ -183,7 +187,7 @@ class PascIF(wiring.Component):
         inhibit_revoked = Signal()              # they take spikes back
         inhibit_t2 = Signal(level)
         inhibit_tag = Signal(self._tag_bits)
-        m.d.comb += [inhibit_last.eq(inhibit_valid & inhibit_ends), inhibit_free.eq(~inhibit_valid | inhibit_ends)]
+        m.d.comb += inhibit_last.eq(inhibit_valid & inhibit_free)
 
         rest, moves, short = inhibit_mem, [], inhibit_mem < 0      # short: one step less leaves the membrane negative
         for i in range(1, steps + 1):
@@ -204,13 +208,16 @@ class PascIF(wiring.Component):
         m.d.comb += inhibit_total.eq(inhibit_count + Mux(inhibit_revoked, -sum(inhibit_moved), sum(inhibit_moved)))
         with m.If(inhibit_valid):
             m.d.sync += [inhibit_left.eq(inhibit_left - steps), inhibit_mem.eq(rest), inhibit_count.eq(inhibit_total),
-                         inhibit_ends.eq(inhibit_left <= 2 * steps),
                          inhibit_moved.eq(Cat(moves)), inhibit_revoked.eq(inhibit_below)]
+        m.d.comb += next_free.eq(inhibit_free)
         with m.If(inhibit_last):
             m.d.sync += inhibit_valid.eq(0)
+        with m.Elif(inhibit_valid):
+            m.d.comb += next_free.eq(inhibit_left <= 2 * steps)
         with m.If(handover):
+            m.d.comb += next_free.eq(integrate_inhibit <= steps)
             m.d.sync += [inhibit_valid.eq(1), inhibit_mem.eq(mem), inhibit_below.eq(mem < 0), inhibit_left.eq(integrate_inhibit),
-                         inhibit_ends.eq(integrate_inhibit <= steps), inhibit_count.eq(integrate_total),
+                         inhibit_count.eq(integrate_total),
                          inhibit_moved.eq(Cat(fires)), inhibit_revoked.eq(0), inhibit_t2.eq(integrate_t2),
                          inhibit_tag.eq(integrate_tag)]
 

@@ -136,7 +136,6 @@ class RowEnd(wiring.Component):
             window_write.addr.eq(drain_bank), window_write.en.eq(self.drained.valid),
             window_write.data.first.eq(self.drained.first_window), window_write.data.last.eq(self.drained.last_window),
             window.addr.eq(result_bank),
-            self.job_valid.eq(waiting != 0),
             job_last.eq(self.job_taken & (columns_left == 0)),
             row_done.eq(result.valid & (result.column == self.columns - 1)),
             now_held.eq(held + self.row_started - row_done), self.row_free.eq(~full), self.busy.eq(held != 0),
@@ -150,6 +149,11 @@ class RowEnd(wiring.Component):
             columns_left.eq(Mux(job_last | ~self.job_valid, self.columns - 1, columns_left - self.job_taken)),
             result_bank.eq(result_bank + row_done),
         ]
+        # `job_valid` says that rows are waiting. A register, for all sums of a column wait for what is taken.
+        with m.If(self.drained.valid):
+            m.d.sync += self.job_valid.eq(1)
+        with m.Elif(job_last):
+            m.d.sync += self.job_valid.eq(waiting != 1)
 
         m.submodules.outputs = outputs = Memory(shape=LEVEL_BITS, depth=config.row_buffers * config.columns_per_pe, init=[])
         write, old, read = outputs.write_port(), outputs.read_port(domain="comb"), outputs.read_port(domain="comb")
@@ -216,9 +220,11 @@ class ProcessingElement(wiring.Component):
         m.submodules.level_prefix = prefix = FastPrefix(bits=config.chunk_bits)
         slot_2, slot_3 = Signal.like(join.match.slot), Signal.like(join.match.slot)
         level_4, level_5, level_6 = (Signal(range(config.snn_levels + 1), name=f"level_{cycle}") for cycle in (4, 5, 6))
+        single = Signal()      # inputs have one level: a setting of the layer, there long before its first match
+        m.d.sync += single.eq(self.levels_in <= 1)
         m.d.comb += [
             # Where all levels are 1, the first one of the chunk says as much as the match's own.
-            prefix.mask.eq(join.activation_mask), prefix.position.eq(Mux(self.levels_in <= 1, 0, join.match.position)),
+            prefix.mask.eq(join.activation_mask), prefix.position.eq(Mux(single, 0, join.match.position)),
             join.level_slot.eq(slot_3), join.level_offset.eq(prefix.count),
         ]
         m.d.sync += [slot_2.eq(join.match.slot), slot_3.eq(slot_2), level_4.eq(join.level), level_5.eq(level_4), level_6.eq(level_5)]

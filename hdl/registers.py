@@ -1,5 +1,5 @@
 """Register file: the port by which software starts jobs and reads what happened."""
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -100,16 +100,16 @@ class RegisterFile(wiring.Component):
         write = Signal()
         m.d.comb += write.eq(accept & self.request.payload.write)
         m.d.sync += [self.start.eq(0), self.soft_reset.eq(0)]
-        with m.If(accept):
-            m.d.sync += [answer.data.eq(0), answer.error.eq(0)]
+        # What is read is chosen by the address alone; whether it is wanted comes late and enables the register.
+        found = Signal.like(answer)
         with m.Switch(self.request.payload.address[2:]):
             for reg in regmap.REGISTERS:
                 with m.Case(reg.offset >> 2):
-                    with m.If(accept & ~self.request.payload.write):
-                        m.d.sync += answer.data.eq(values[reg.name])
+                    m.d.comb += found.data.eq(values[reg.name])
             with m.Default():
-                with m.If(accept):
-                    m.d.sync += answer.error.eq(1)
+                m.d.comb += found.error.eq(1)
+        with m.If(accept):
+            m.d.sync += [answer.data.eq(Mux(self.request.payload.write, 0, found.data)), answer.error.eq(found.error)]
 
         wdata = self.request.payload.data
         address = self.request.payload.address[2:]

@@ -72,6 +72,7 @@ class UartBridge(wiring.Component):
         is_write, is_register = head.op[0], head.op[5]
         last_word = Signal()
         send, send_byte, covered = Signal(), Signal(8), Signal()
+        fetched = Signal(32)    # the word to be written: out of the buffer in FETCH, for which its address is there a cycle before
         byte, arrived = receiver.data, receiver.valid
 
         m.d.comb += [
@@ -79,9 +80,10 @@ class UartBridge(wiring.Component):
             store.addr.eq(place), store.data.eq(word), fetch.addr.eq(place), fetch.en.eq(1),
             last_word.eq(place + 1 == head.count),
             transmitter.i.valid.eq(send), transmitter.i.payload.eq(send_byte),
-            self.registers_request.payload.eq(Cat(head.address[:8], is_write, fetch.data)),
-            self.memory_request.payload.eq(Cat(head.address, is_write, fetch.data)),
+            self.registers_request.payload.eq(Cat(head.address[:8], is_write, fetched)),
+            self.memory_request.payload.eq(Cat(head.address, is_write, fetched)),
         ]
+        m.d.sync += fetched.eq(fetch.data)
         sent = Signal()
         m.d.comb += sent.eq(send & transmitter.i.ready)
 
@@ -169,7 +171,7 @@ class UartBridge(wiring.Component):
                     with m.Else():
                         m.next = "SAVE"
             with m.State("SAVE"):
-                m.d.comb += store.en.eq(~is_write)
+                m.d.comb += [store.en.eq(~is_write), fetch.addr.eq(place + 1)]
                 m.d.sync += [place.eq(place + 1), head.address.eq(head.address + 4)]
                 m.next = "FETCH"
                 with m.If(last_word):

@@ -164,16 +164,16 @@ class Walk(wiring.Component):
             return [source.eq(number), sources_end.eq(number | ~constants["two_sources"]), stride_here.eq(stride[number]),
                     *(here[name].eq(of(name)[number]) for name in here)]
 
+        def single(number):
+            """A source has one chunk in all: its loops begin at their ends."""
+            return of("one_chunk")[number] & of("one_kernel_column")[number] & of("one_kernel_row")[number] & of("one_repeat")[number]
+
         # ends of the loops, inner to outer
         last_column, last_row = position.last_column, position.last_row
         last_group = Signal()
-        last_chunk = Signal()      # of the convolution row
+        last_chunk = Signal()      # of the convolution row: all of its loops are at their ends
         last_window = Signal()
-        m.d.comb += [
-            last_group.eq(self._last_group(group, constants["groups_last"], last_column & last_row)),
-            last_chunk.eq(chunk_ends & columns_end & rows_end & repeats_end & sources_end),
-            last_window.eq(pool_columns_end & pool_rows_end),
-        ]
+        m.d.comb += last_group.eq(self._last_group(group, constants["groups_last"], last_column & last_row))
         last_of_layer = last_group & last_chunk & last_window & last_column & last_row
 
         following = Signal(_position_layout())
@@ -201,6 +201,7 @@ class Walk(wiring.Component):
                 chunks_left.eq(of("chunks_last")[0]), chunk_ends.eq(of("one_chunk")[0]), columns_end.eq(of("one_kernel_column")[0]),
                 rows_end.eq(of("one_kernel_row")[0]), repeats_end.eq(of("one_repeat")[0]),
                 pool_columns_end.eq(constants["one_pool_column"]), pool_rows_end.eq(constants["one_pool_row"]),
+                last_chunk.eq(single(0) & ~constants["two_sources"]), last_window.eq(constants["one_pool_column"] & constants["one_pool_row"]),
                 first_chunk.eq(1), first_window.eq(1), new_block.eq(1),
             ]
             for register in (position, block):
@@ -216,30 +217,40 @@ class Walk(wiring.Component):
                 m.d.sync += [
                     group.eq(0), position.eq(block), first_chunk.eq(last_chunk),
                     chunks_left.eq(chunks_left - 1), chunk_ends.eq(chunks_left == 1), chunk_offset.eq(chunk_offset + CHUNK_LINES),
+                    last_chunk.eq((chunks_left == 1) & columns_end & rows_end & repeats_end & sources_end),
                 ]
                 with m.If(chunk_ends):
                     m.d.sync += [chunks_left.eq(of("chunks_last")[next_source]), chunk_ends.eq(of("one_chunk")[next_source]), chunk_offset.eq(0),
-                                 kernel_column.eq(kernel_column + 1), columns_end.eq(kernel_column + 1 == here["kernel_columns_last"])]
+                                 kernel_column.eq(kernel_column + 1), columns_end.eq(kernel_column + 1 == here["kernel_columns_last"]),
+                                 last_chunk.eq(of("one_chunk")[source] & (kernel_column + 1 == here["kernel_columns_last"]) & rows_end & repeats_end & sources_end)]
                     with m.If(columns_end):
                         m.d.sync += [kernel_column.eq(0), columns_end.eq(of("one_kernel_column")[next_source]),
-                                     kernel_row.eq(kernel_row + 1), rows_end.eq(kernel_row + 1 == here["kernel_rows_last"])]
+                                     kernel_row.eq(kernel_row + 1), rows_end.eq(kernel_row + 1 == here["kernel_rows_last"]),
+                                     last_chunk.eq(of("one_chunk")[source] & of("one_kernel_column")[source] & (kernel_row + 1 == here["kernel_rows_last"])
+                                                   & repeats_end & sources_end)]
                         with m.If(rows_end):
                             m.d.sync += [kernel_row.eq(0), rows_end.eq(of("one_kernel_row")[next_source]),
-                                         repeat.eq(repeat + 1), repeats_end.eq(repeat + 1 == here["repeats_last"])]
+                                         repeat.eq(repeat + 1), repeats_end.eq(repeat + 1 == here["repeats_last"]),
+                                         last_chunk.eq(of("one_chunk")[source] & of("one_kernel_column")[source] & of("one_kernel_row")[source]
+                                                       & (repeat + 1 == here["repeats_last"]) & sources_end)]
                             with m.If(repeats_end):
-                                m.d.sync += [repeat.eq(0), repeats_end.eq(of("one_repeat")[next_source]), *enter(next_source)]
+                                m.d.sync += [repeat.eq(0), repeats_end.eq(of("one_repeat")[next_source]), *enter(next_source),
+                                             last_chunk.eq(single(next_source) & (next_source | ~constants["two_sources"]))]
                 with m.If(last_chunk):
                     m.d.sync += [first_window.eq(last_window),
-                                 pool_column.eq(pool_column + 1), pool_columns_end.eq(pool_column + 1 == constants["pool_columns_last"])]
+                                 pool_column.eq(pool_column + 1), pool_columns_end.eq(pool_column + 1 == constants["pool_columns_last"]),
+                                 last_window.eq((pool_column + 1 == constants["pool_columns_last"]) & pool_rows_end)]
                     for index in range(2):
                         m.d.sync += pool_columns[index].eq(pool_columns[index] + stride[index])
                     with m.If(pool_columns_end):
                         m.d.sync += [pool_column.eq(0), pool_columns_end.eq(constants["one_pool_column"]), pool_columns.eq(0),
-                                     pool_row.eq(pool_row + 1), pool_rows_end.eq(pool_row + 1 == constants["pool_rows_last"])]
+                                     pool_row.eq(pool_row + 1), pool_rows_end.eq(pool_row + 1 == constants["pool_rows_last"]),
+                                     last_window.eq(constants["one_pool_column"] & (pool_row + 1 == constants["pool_rows_last"]))]
                         for index in range(2):
                             m.d.sync += pool_rows[index].eq(pool_rows[index] + stride[index])
                         with m.If(pool_rows_end):
                             m.d.sync += [pool_row.eq(0), pool_rows_end.eq(constants["one_pool_row"]), pool_rows.eq(0), new_block.eq(1),
+                                         last_window.eq(constants["one_pool_column"] & constants["one_pool_row"]),
                                          position.eq(following), block.eq(following)]
                             with m.If(last_column & last_row):
                                 m.d.sync += active.eq(0)
