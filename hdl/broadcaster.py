@@ -111,16 +111,21 @@ class Broadcaster(wiring.Component):
         """Hands chunks to the cache ahead of the reads; returns whether reads have to let the fetch go first."""
         # A fetch that the cache does not take never holds up reads: they pass it, and the fetch walk with them.
         ahead = Signal(range(self.config.fetch_ahead + 1))
-        level = Signal()           # both walks are at the same chunk
+        level = Signal(init=1)     # both walks are at the same chunk; a register, for reads wait for it
         fetch_free = Signal()
         fetch_step = Signal()
         m.d.comb += [
-            level.eq(ahead == 0),
             fetch_free.eq(~self.fetch.valid | self.fetch.ready),
             fetch_step.eq(walk.valid & (ahead != self.config.fetch_ahead) & (fetch_free | walk.payload.outside)),
             walk.ready.eq(fetch_step | (level & take)),
         ]
-        m.d.sync += ahead.eq(ahead + fetch_step - (take & ~level))
+        passed = Signal()          # the read walk follows
+        m.d.comb += passed.eq(take & ~level)
+        m.d.sync += ahead.eq(ahead + fetch_step - passed)
+        with m.If(fetch_step & ~passed):
+            m.d.sync += level.eq(0)
+        with m.Elif(passed & ~fetch_step):
+            m.d.sync += level.eq(ahead == 1)
         with m.If(fetch_free):
             m.d.sync += [
                 self.fetch.valid.eq(fetch_step & ~walk.payload.outside),
@@ -251,7 +256,7 @@ class _ChunkQueue:
 
     def __init__(self, m, config, chunk, push):
         self.tail = Signal(range(CHUNK_QUEUE), name="chunk_tail")
-        self.room = Signal(name="chunk_room")
+        self.room = Signal(name="chunk_room", init=1)
         self.mask_valid = Signal()
         self.mask_entry = Signal(range(CHUNK_QUEUE))
         self.mask = Signal(config.chunk_bits)
@@ -268,7 +273,6 @@ class _ChunkQueue:
         unsent = Signal(range(CHUNK_QUEUE + 1), name="chunks_unsent")     # behind them
         ready = Signal(CHUNK_QUEUE, name="chunks_ready")                  # mask and number of lines are there
         m.d.comb += [
-            self.room.eq(held != CHUNK_QUEUE),
             self.value_there.eq((unread != 0) & ready.bit_select(value, 1)),
             self.head_there.eq(unsent != 0),
         ]
@@ -281,6 +285,11 @@ class _ChunkQueue:
             unread.eq(unread + push - self.value_pass),
             unsent.eq(unsent + self.value_pass - self.head_pop),
         ]
+
+        with m.If(push & ~self.head_pop):
+            m.d.sync += self.room.eq(held != CHUNK_QUEUE - 1)
+        with m.Elif(self.head_pop & ~push):
+            m.d.sync += self.room.eq(1)
 
         def ring(name, shape, *readers):
             store = m.submodules[name] = memory.Memory(shape=shape, depth=CHUNK_QUEUE, init=[])

@@ -150,9 +150,7 @@ class RoundWalk(wiring.Component):
                 m.d.sync += [core.eq(Core.SNN), index.eq(0)]
             with m.If(last_round):
                 m.d.sync += [begun.eq(0), core.eq(first_core), index.eq(0), offset.eq(0), group.eq(group + 1),
-                             column.eq(column + 1), active.eq(~last_position)]
-                with m.If(last_column):
-                    m.d.sync += [column.eq(0), row.eq(row + 1)]
+                             column.eq(Mux(last_column, 0, column + 1)), row.eq(row + last_column), active.eq(~last_position)]
                 with m.If(last_group | last_position):
                     m.d.sync += [group.eq(0), block.eq(block + 1), self.block_done.eq(1)]
         with m.If(self.start):

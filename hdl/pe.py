@@ -274,10 +274,11 @@ class ProcessingElement(wiring.Component):
         bit, highest = Signal(range(max(most, 2)), name="weighed_bit"), Signal(range(max(most, 2)), name="highest_bit")
         busy, begun = Signal(name="weighing"), Signal(name="weighing_begun")
         total = Signal(signed(weighted_bits(self._config)), name="weighed_sum")
-        jobs = SimpleNamespace(job_valid=Signal(name="weighed"), job_taken=Signal(name="weighed_taken"), job_column=Signal.like(row_end.job_column, name="weighed_column"))
+        weighed = Signal()      # the highest bits are summed up, the lowest comes next: a register, for all sums of a column wait for what is taken
+        jobs = SimpleNamespace(job_valid=weighed, job_taken=Signal(name="weighed_taken"), job_column=Signal.like(row_end.job_column, name="weighed_column"))
         levels, free = self._activate(m, row_end, unit, jobs)
         m.d.comb += [
-            jobs.job_valid.eq(busy & (bit == 0)), row_end.job_taken.eq(row_end.job_valid & (~busy | jobs.job_taken)),
+            row_end.job_taken.eq(row_end.job_valid & (~busy | jobs.job_taken)),
             unit.i.payload.t1.eq(1), unit.i.payload.t2.eq(levels), unit.i.payload.pseudo.eq(total),
         ]
         for number in range(1, most):
@@ -285,8 +286,8 @@ class ProcessingElement(wiring.Component):
                 m.d.comb += highest.eq(number)
         # The register is the stage in front of the neuron, too: its first step waits until the column before is through.
         with m.If(busy & free):
-            m.d.sync += [total.eq((Mux(begun, total, 0) << 1) + Array(sums)[bit]), bit.eq(bit - 1), begun.eq(1)]
+            m.d.sync += [total.eq((Mux(begun, total, 0) << 1) + Array(sums)[bit]), bit.eq(bit - 1), begun.eq(1), weighed.eq(bit == 1)]
         with m.If(jobs.job_taken):
             m.d.sync += busy.eq(0)
         with m.If(row_end.job_taken):
-            m.d.sync += [busy.eq(1), begun.eq(0), bit.eq(highest), jobs.job_column.eq(row_end.job_column)]
+            m.d.sync += [busy.eq(1), begun.eq(0), bit.eq(highest), weighed.eq(highest == 0), jobs.job_column.eq(row_end.job_column)]
