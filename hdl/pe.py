@@ -127,6 +127,8 @@ class RowEnd(wiring.Component):
                                                 for name in ("drain_bank", "result_bank", "output_bank"))
         # Counted down beside `job_column`, whose wires to every accumulator are slow, so that the end of a row is seen early.
         columns_left = Signal(range(max(config.columns_per_pe, 2)))
+        last_column = Signal.like(self.job_column)      # of a row; a register, as the columns stay as they are while there are rows
+        m.d.sync += last_column.eq(self.columns - 1)
         job_last, row_done = Signal(), Signal()
         result = self.result
 
@@ -137,7 +139,7 @@ class RowEnd(wiring.Component):
             window_write.data.first.eq(self.drained.first_window), window_write.data.last.eq(self.drained.last_window),
             window.addr.eq(result_bank),
             job_last.eq(self.job_taken & (columns_left == 0)),
-            row_done.eq(result.valid & (result.column == self.columns - 1)),
+            row_done.eq(result.valid & (result.column == last_column)),
             now_held.eq(held + self.row_started - row_done), self.row_free.eq(~full), self.busy.eq(held != 0),
         ]
         m.d.sync += [
@@ -146,7 +148,7 @@ class RowEnd(wiring.Component):
             drain_bank.eq(drain_bank + self.drained.valid),
             self.job_bank.eq(self.job_bank + job_last),
             self.job_column.eq(Mux(job_last, 0, self.job_column + self.job_taken)),
-            columns_left.eq(Mux(job_last | ~self.job_valid, self.columns - 1, columns_left - self.job_taken)),
+            columns_left.eq(Mux(job_last | ~self.job_valid, last_column, columns_left - self.job_taken)),
             result_bank.eq(result_bank + row_done),
         ]
         # `job_valid` says that rows are waiting. A register, for all sums of a column wait for what is taken.

@@ -1,6 +1,7 @@
 """Boards: what fits is decided before synthesis, reports, wrong bitstreams; the design itself is generated, the tools are not run."""
 import json
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,7 @@ from neuroflex.cli import main
 from neuroflex.config import PRESETS, SNN_PES, load_config
 from neuroflex.eda import ToolError
 from neuroflex.eda.synthesis import ecp5_counts
+from neuroflex.eda.yosys import flattened, run_yosys
 from neuroflex.fpga import build, flash, zynq_build
 from neuroflex.fpga.boards import BOARDS, DoesNotFit, check_fit, estimate
 from neuroflex.fpga.ulx3s import pll_settings
@@ -93,6 +95,20 @@ def test_figures():
     assert figures["lut"] == 1 and figures["bram"] == 4 and figures["clock_mhz"] == 61.2
     assert figures["longest_path"] == {"ns": 1.75, "blocks": ["neuroflex.core.loader"],
                                        "points": [(0.5, "neuroflex.core.loader.counter"), (1.25, "neuroflex.core.loader.sum")]}
+
+
+def test_mapping_is_proved_and_nothing_follows_without_the_proof(tmp_path, monkeypatch):
+    """The board's mapping to LUTs on a small block: ABC proves what it made, by the line that a build waits for."""
+    (tmp_path / "design.v").write_text("module neuroflex(input clk, input [7:0] a, b, output reg [7:0] y); always @(posedge clk) y <= a * b; endmodule")
+    printed = run_yosys(["read_verilog design.v", *flattened(build.NAME), *build.mapped()], cwd=tmp_path)
+    assert build.PROVED in printed and f"&if -m -W {build.WIRE_PS}" in printed and (tmp_path / "neuroflex.json").exists()
+
+    plan = SimpleNamespace(files={"neuroflex.il": "", "neuroflex.lpf": ""})
+    monkeypatch.setattr("neuroflex.fpga.ulx3s.Ulx3sPlatform", lambda **_: SimpleNamespace(build=lambda *_, **__: plan))
+    monkeypatch.setattr("neuroflex.fpga.build.run_yosys", lambda *_, **__: printed.replace(build.PROVED, "Networks are NOT EQUIVALENT"))
+    with pytest.raises(ToolError, match="did not prove"):
+        build.build_ulx3s(load_config(ULX3S.config), tmp_path / "out")
+    assert not (tmp_path / "out" / "build.json").exists()
 
 
 @pytest.mark.parametrize("board", ["ulx3s", "pynq_z2"])
