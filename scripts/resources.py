@@ -146,7 +146,7 @@ BLOCKS = {
     "PeArray (SNN)": Block(lambda c: PeArray(c, Core.SNN), "one match per PE and cycle", presets=("tiny",)),
     "CacheBank": Block(CacheBank, "one operation per cycle"),
     "FiberCache": Block(FiberCache, "one operation per bank and cycle: [fibercache.md](fibercache.md)", parts=_once,
-                        banks=4, timing_weight=PLACER_TIMING_WEIGHT),
+                        banks=4),
     "MemoryArbiter": Block(MemoryArbiter, "one line per cycle", parts=_once),
     "MemoryGuard": Block(lambda c: MemoryGuard(config=c), "request after 1, one line per cycle", parts=_once),
     "Walk": Block(lambda c: Walk(config=c), "one chunk description per cycle"),

@@ -279,7 +279,10 @@ FAULTS = {
     "rows without a free buffer": (r"assign row_ok = .*;", "assign row_ok = 1'h1;"),
     "one line too many": (r"reserved != 5'h10", "reserved != 5'h11"),
     "one output bank too many": (r"blocks != 3'h4", "blocks != 3'h5"),
-    "one chunk too few": (r"chunks_held != 4'h8", "chunks_held != 4'h7"),
+    "one chunk too few": (r"chunks_held != 3'h7", "chunks_held != 3'h6"),
+    "one chunk too many": (r"chunk_room <= \w+;", "chunk_room <= 1'h1;"),
+    "both walks seem to be at the same chunk": (r"(?<!\w)level <= \w+;", "level <= 1'h1;"),
+    "the head's lines are those of the one before": (r"head_lines <= (\w+);", r"head_lines <= head_pop ? head_lines : \1;"),
     "fetches too far ahead": (r"ahead != 4'h8", "ahead != 4'h9"),
 }
 

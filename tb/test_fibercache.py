@@ -91,6 +91,7 @@ FAULTS = {
     "operations behind one that failed go on": (r"\.replay\(again\)", ".replay(4'h0)"),
     "what was granted a cycle ago in the same set is forgotten": (r"read_beside <= \w+;", "read_beside <= 4'h0;"),
     "what was granted before that in the same set is forgotten": (r"write_before <= \w+;", "write_before <= 1'h0;"),
+    "operations are accepted when there is no place": (r"i_stream__ready <= \w+;", "i_stream__ready <= 1'h1;"),
     "only the first way is looked at": (r"assign hit = \| (\w+);", r"assign hit = \1[0];"),
 }
 

@@ -156,10 +156,11 @@ def test_narrow_membrane_is_seen():
     pytest.param("integrate1_fire = active[1] &", "integrate1_fire = active[1] |", marks=pytest.mark.long),
     pytest.param("inhibit2_take = ", "inhibit2_take = 1'h0 & ", marks=pytest.mark.long),
     pytest.param("$signed({ 1'h0, done_t2 })", "$signed({ 1'h0, done_t2 + 4'h1 })", marks=pytest.mark.long),
-], ids=["correction", "fire", "inhibit", "clip"])
+    pytest.param("i__ready <= ", "i__ready <= 1'h1 | ", marks=pytest.mark.long),
+], ids=["correction", "fire", "inhibit", "clip", "ready"])
 def test_fault_is_seen(old, new):
     bench = Bench(PascIF(**TYPICAL), "pascif", verilog_edit=lambda text: text.replace(old, new, 1))
-    with pytest.raises(Mismatch, match="o__payload"):
+    with pytest.raises(Mismatch, match="i__ready" if "ready" in old else "o__payload"):
         compare(bench, TYPICAL, 5_000, SEED, cover=False)
 
 

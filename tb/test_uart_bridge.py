@@ -141,11 +141,13 @@ def test_uart_bridge(engine, count):
         coverage.require(count // 70)
 
 
-def test_fault_is_seen():
-    """A bridge that takes every checksum for good."""
+@pytest.mark.parametrize("pattern, text", [(r"= ! crc;", "= 1'b1;"), pytest.param(r"(?<!\w)fetched <= (\w+);", "fetched <= 32'h0;", marks=pytest.mark.long)],
+                         ids=["checksum", "word"])
+def test_fault_is_seen(pattern, text):
+    """A bridge that takes every checksum for good; one that writes no word as it came."""
     rng, coverage = np.random.default_rng(6), Coverage("uart bridge", points=POINTS)
     stimulus, expected, _ = run_model(requests(rng, 40, coverage), rng, coverage)
-    bench = Bench(UartBridge(divisor=DIVISOR), name="uart_bridge", verilog_edit=lambda text: re.sub(r"= ! crc;", "= 1'b1;", text))
+    bench = Bench(UartBridge(divisor=DIVISOR), name="uart_bridge", verilog_edit=lambda verilog: re.sub(pattern, text, verilog))
     with pytest.raises(Mismatch):
         bench.run(stimulus, expected, where=counting(expected), seed=6)
 

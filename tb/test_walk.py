@@ -152,11 +152,15 @@ def test_faults_are_seen(fault):
         Bench(fault(config=config), "walk").run(stimulus, expected, where, seed=SEED)
 
 
-def test_lost_description_is_seen():
-    """Without the register that takes a description when the one on offer is not taken."""
+@pytest.mark.parametrize("pattern, text", [(r"spared <= \w+;", "spared <= 1'h0;"),
+                                           pytest.param(r"(?<!\w)last_chunk <= \w+;", "last_chunk <= chunk_ends;", marks=pytest.mark.long),
+                                           pytest.param(r"(?<!\w)last_window <= \w+;", "last_window <= pool_columns_end;", marks=pytest.mark.long)],
+                         ids=["spare", "chunk", "window"])
+def test_faults_in_registers_are_seen(pattern, text):
+    """Without the register that takes a description when the one on offer is not taken; with ends of loops that know of one loop only."""
     config, rng = PRESETS["small"], np.random.default_rng(SEED)
     stimulus, expected, where = scenario(rng, config, [random_layer(rng, config, kind, most=500) for kind in KINDS])
-    bench = Bench(Walk(config=config), "walk", verilog_edit=lambda text: re.sub(r"spared <= \w+;", "spared <= 1'h0;", text))
+    bench = Bench(Walk(config=config), "walk", verilog_edit=lambda verilog: re.sub(pattern, text, verilog))
     with pytest.raises(Mismatch):
         bench.run(stimulus, expected, where, seed=SEED)
 
