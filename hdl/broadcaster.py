@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
 from neuroflex.formats import StallCause
+from neuroflex.hdl.stepped import stepped
 from neuroflex.hdl.walk import Walk
 from neuroflex.layouts import broadcast_layout, chunk_layout, fetch_layout, read_layout, response_layout, settings_layout
 from neuroflex.queues import CHUNK_QUEUE, LINE_QUEUE
@@ -121,7 +122,7 @@ class Broadcaster(wiring.Component):
         ]
         passed = Signal()          # the read walk follows
         m.d.comb += passed.eq(take & ~level)
-        m.d.sync += ahead.eq(ahead + fetch_step - passed)
+        m.d.sync += ahead.eq(stepped(ahead, fetch_step, passed))
         with m.If(fetch_step & ~passed):
             m.d.sync += level.eq(0)
         with m.Elif(passed & ~fetch_step):
@@ -139,6 +140,8 @@ class Broadcaster(wiring.Component):
         reserved = Signal(range(LINE_QUEUE + 1))     # lines asked for or in the line queue
         line_queue = _LineQueue(m, self.config)
         read_free = Signal()
+        mask_wanted = Signal()     # the mask of the walk's chunk comes next; whether the cache takes a read is known later
+        value_wanted = Signal()
         mask_read = Signal()
         value_read = Signal()
         number = Signal(3)         # value line within its chunk
@@ -147,14 +150,15 @@ class Broadcaster(wiring.Component):
             read_free.eq(~self.read.valid | self.read.ready),
             take.eq(walk.valid & queue.room & (read_free | walk.payload.outside) & ~fetching),
             walk.ready.eq(take),
-            mask_read.eq(take & ~walk.payload.outside),
-            value_read.eq(queue.value_there & (queue.value_lines != 0) & (reserved != LINE_QUEUE) & read_free & ~mask_read),
+            mask_wanted.eq(walk.valid & queue.room & ~walk.payload.outside & ~fetching),
+            value_wanted.eq(queue.value_there & (queue.value_lines != 0) & (reserved != LINE_QUEUE) & ~mask_wanted),
+            mask_read.eq(mask_wanted & read_free), value_read.eq(value_wanted & read_free),
             last_line.eq(number + 1 == queue.value_lines),
             queue.value_pass.eq(queue.value_there & ((queue.value_lines == 0) | (value_read & last_line))),
         ]
         with m.If(value_read):
             m.d.sync += number.eq(Mux(last_line, 0, number + 1))
-        m.d.sync += reserved.eq(reserved + value_read - line_queue.pop)
+        m.d.sync += reserved.eq(stepped(reserved, value_read, line_queue.pop))
         with m.If(read_free):
             m.d.sync += self.read.valid.eq(mask_read | value_read)
             with m.If(mask_read):
@@ -170,7 +174,9 @@ class Broadcaster(wiring.Component):
         write = expected.write_port()
         read = expected.read_port(domain="comb")
         m.d.comb += [write.en.eq(mask_read | value_read), write.data.is_mask.eq(mask_read), write.data.entry.eq(queue.tail)]
-        m.d.sync += [write.addr.eq(write.addr + write.en), read.addr.eq(read.addr + self.response.valid)]
+        with m.If(write.en):
+            m.d.sync += write.addr.eq(write.addr + 1)
+        m.d.sync += read.addr.eq(read.addr + self.response.valid)
         m.d.comb += [
             line_queue.push.eq(self.response.valid & ~read.data.is_mask),
             line_queue.push_line.eq(self.response.line),
@@ -213,8 +219,7 @@ class Broadcaster(wiring.Component):
             queue.head_pop.eq(first),
             lines.pop.eq(following | (first & ~empty)),
         ]
-        m.d.sync += [bus.valid.eq(first | following),
-                     blocks.eq(blocks + (first & head.new_block) - self.block_done)]
+        m.d.sync += [bus.valid.eq(first | following), blocks.eq(stepped(blocks, first & head.new_block, self.block_done))]
         with m.If(first | following):
             m.d.sync += [bus.first_beat.eq(first), bus.last_beat.eq(last_beat),
                          bus.line.eq(Mux(between & empty, 0, lines.line))]
@@ -276,15 +281,14 @@ class _ChunkQueue:
             self.value_there.eq((unread != 0) & ready.bit_select(value, 1)),
             self.head_there.eq(unsent != 0),
         ]
-        m.d.sync += [
-            self.tail.eq(self.tail + push),
-            value.eq(value + self.value_pass),
-            head.eq(head + self.head_pop),
-            behind.eq(behind + self.head_pop),
-            held.eq(held + push - self.head_pop),
-            unread.eq(unread + push - self.value_pass),
-            unsent.eq(unsent + self.value_pass - self.head_pop),
-        ]
+        with m.If(push):
+            m.d.sync += self.tail.eq(self.tail + 1)
+        with m.If(self.value_pass):
+            m.d.sync += value.eq(value + 1)
+        with m.If(self.head_pop):
+            m.d.sync += [head.eq(head + 1), behind.eq(behind + 1)]
+        m.d.sync += [held.eq(stepped(held, push, self.head_pop)), unread.eq(stepped(unread, push, self.value_pass)),
+                     unsent.eq(stepped(unsent, self.value_pass, self.head_pop))]
 
         with m.If(push & ~self.head_pop):
             m.d.sync += self.room.eq(held != CHUNK_QUEUE - 1)
@@ -357,7 +361,10 @@ class _LineQueue:
         store = m.submodules.line_queue = memory.Memory(shape=config.chunk_bits, depth=LINE_QUEUE, init=[])
         write = store.write_port()
         read = store.read_port(domain="comb")
-        m.d.sync += [write.addr.eq(write.addr + self.push), read.addr.eq(read.addr + self.pop),
-                     self.level.eq(self.level + self.push - self.pop)]
+        with m.If(self.push):
+            m.d.sync += write.addr.eq(write.addr + 1)
+        with m.If(self.pop):
+            m.d.sync += read.addr.eq(read.addr + 1)
+        m.d.sync += self.level.eq(stepped(self.level, self.push, self.pop))
         m.d.comb += [write.en.eq(self.push), write.data.eq(self.push_line), self.there.eq(self.level != 0)]
         self.line = read.data

@@ -3,6 +3,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from neuroflex.hdl.stepped import stepped
+
 __all__ = ["StreamFIFO"]
 
 
@@ -46,5 +48,9 @@ class StreamFIFO(wiring.Component):
             push.eq(self.i.valid & self.i.ready), pop.eq(self.o.valid & self.o.ready),
             write.en.eq(push), write.data.eq(self.i.payload),
         ]
-        m.d.sync += [self.level.eq(self.level + push - pop), write.addr.eq(write.addr + push), read.addr.eq(read.addr + pop)]
+        m.d.sync += self.level.eq(stepped(self.level, push, pop))
+        with m.If(push):
+            m.d.sync += write.addr.eq(write.addr + 1)
+        with m.If(pop):
+            m.d.sync += read.addr.eq(read.addr + 1)
         return m

@@ -5,6 +5,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.formats import LEVEL_BITS, LoadKind
+from neuroflex.hdl.stepped import stepped
 from neuroflex.layouts import broadcast_layout, load_layout
 from neuroflex.hdl.prefix import FastPrefix, PriorityEncoder, count_flags
 
@@ -216,8 +217,7 @@ class JoinFrontEnd(wiring.Component):
         slot, bank = Signal(range(config.slots)), Signal(range(config.row_buffers))
         beat, next_beat = Signal(3), Signal(3)
         held = Signal(range(config.slots + 1))
-        now_held, full = Signal.like(held), Signal()    # `full` is a register of its own, for it goes far; without columns nothing is held
-        m.d.comb += now_held.eq(held + first - self.slot_release)
+        full = Signal()     # a register of its own, for it goes far; without columns nothing is held
         m.d.comb += [
             mine.eq(bus.valid & (bus.group == self.group) & self.enabled),
             first.eq(mine & bus.first_beat),
@@ -226,7 +226,11 @@ class JoinFrontEnd(wiring.Component):
             self.row_started.eq(first & bus.first_chunk),
             self.slot_free.eq(~full), self.busy.eq(held != 0),
         ]
-        m.d.sync += [held.eq(now_held), full.eq(now_held == config.slots)]
+        m.d.sync += held.eq(stepped(held, first, self.slot_release))
+        with m.If(first & ~self.slot_release):
+            m.d.sync += full.eq(held == config.slots - 1)
+        with m.Elif(self.slot_release & ~first):
+            m.d.sync += full.eq(0)
         with m.If(mine):
             m.d.sync += next_beat.eq(beat + 1)
         with m.If(self.arrived):
@@ -282,7 +286,7 @@ class JoinFrontEnd(wiring.Component):
             last.eq(scan & (tag.empty | (index == pairs_last))),
             read.addr.eq(self._at_work(address)), read.en.eq(scan & ~tag.empty),
         ]
-        m.d.sync += [waiting.eq(waiting + self.open - first), started.eq(started + first - self.retired.valid)]
+        m.d.sync += [waiting.eq(stepped(waiting, self.open, first)), started.eq(stepped(started, first, self.retired.valid))]
         with m.If(scan):
             m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
         with m.If(scan & tag.empty):

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from neuroflex.formats import LEVEL_BITS, LoadKind
 from neuroflex.hdl.join import JoinFrontEnd
 from neuroflex.hdl.prefix import FastPrefix
+from neuroflex.hdl.stepped import stepped
 from neuroflex.layouts import broadcast_layout, load_layout, settings_layout
 from neuroflex.widths import weighted_bits
 
@@ -122,7 +123,7 @@ class RowEnd(wiring.Component):
         m = Module()
         config = self._config
         held, waiting = Signal(range(config.row_buffers + 1)), Signal(range(config.row_buffers + 1))
-        now_held, full = Signal.like(held), Signal()    # `full` is a register of its own, for it goes far; without columns no row is held
+        full = Signal()     # a register of its own, for it goes far; without columns no row is held
         drain_bank, result_bank, output_bank = (Signal(range(config.row_buffers), name=name)
                                                 for name in ("drain_bank", "result_bank", "output_bank"))
         # Counted down beside `job_column`, whose wires to every accumulator are slow, so that the end of a row is seen early.
@@ -140,17 +141,20 @@ class RowEnd(wiring.Component):
             window.addr.eq(result_bank),
             job_last.eq(self.job_taken & (columns_left == 0)),
             row_done.eq(result.valid & (result.column == last_column)),
-            now_held.eq(held + self.row_started - row_done), self.row_free.eq(~full), self.busy.eq(held != 0),
+            self.row_free.eq(~full), self.busy.eq(held != 0),
         ]
         m.d.sync += [
-            held.eq(now_held), full.eq(now_held == config.row_buffers),
-            waiting.eq(waiting + self.drained.valid - job_last),
+            held.eq(stepped(held, self.row_started, row_done)), waiting.eq(stepped(waiting, self.drained.valid, job_last)),
             drain_bank.eq(drain_bank + self.drained.valid),
             self.job_bank.eq(self.job_bank + job_last),
             self.job_column.eq(Mux(job_last, 0, self.job_column + self.job_taken)),
             columns_left.eq(Mux(job_last | ~self.job_valid, last_column, columns_left - self.job_taken)),
             result_bank.eq(result_bank + row_done),
         ]
+        with m.If(self.row_started & ~row_done):
+            m.d.sync += full.eq(held == config.row_buffers - 1)
+        with m.Elif(row_done & ~self.row_started):
+            m.d.sync += full.eq(0)
         # `job_valid` says that rows are waiting. A register, for all sums of a column wait for what is taken.
         with m.If(self.drained.valid):
             m.d.sync += self.job_valid.eq(1)
