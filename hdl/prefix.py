@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 __all__ = ["FastPrefix", "PriorityEncoder", "count_flags", "ones"]
 
 GROUP = 8        # bits that the priority encoder looks at together
-COUNTED = 16     # bits that a prefix count sums up in its first cycle
+COUNTED = 8      # bits that a prefix count sums up in its first cycle: one addition behind the tables, the others in the second
 
 
 def tree_sum(values):
@@ -70,7 +70,7 @@ class FastPrefix(wiring.Component):
     """Number of set bits of a mask below a position: the offset of a packed value.
 
     One query per cycle. **Timing:** the answer to the query of cycle ``t`` is out in ``t + LATENCY``: first the masked
-    bits are counted in groups of sixteen, then the groups are summed.
+    bits are counted in groups of eight, then the groups are summed.
 
     Instead of all ``bits`` prefix sums at once (LoAS, MICRO 2024) it answers the one question that is asked in a cycle.
 

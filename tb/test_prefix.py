@@ -53,7 +53,7 @@ def test_fast_prefix(bits, engine):
 
 def test_fast_prefix_notices_a_fault():
     with pytest.raises(Mismatch):
-        run_prefix(32, 2_000, verilog_edit=lambda text: text.replace("position[3:0] > 3'h5", "position[3:0] > 3'h6"))
+        run_prefix(32, 2_000, verilog_edit=lambda text: text.replace("position[2:0] > 3'h5", "position[2:0] > 3'h6"))
 
 
 @pytest.mark.parametrize("bits", [32, 128])
