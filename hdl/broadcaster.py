@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
 from neuroflex.formats import StallCause
-from neuroflex.hdl.stepped import stepped
+from neuroflex.hdl.arithmetic import stepped
 from neuroflex.hdl.walk import Walk
 from neuroflex.layouts import broadcast_layout, chunk_layout, fetch_layout, read_layout, response_layout, settings_layout
 from neuroflex.queues import CHUNK_QUEUE, LINE_QUEUE

@@ -5,8 +5,8 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES, LEVEL_BITS, Core
+from neuroflex.hdl.arithmetic import times
 from neuroflex.hdl.compaction import COMPACTION_STAGES, Compaction, compacted_layout
-from neuroflex.hdl.times import times
 from neuroflex.layouts import settings_layout, write_layout
 
 __all__ = ["COMPRESSOR_LATENCY", "COMPRESSOR_SETTINGS", "Compressor", "LinePacker", "RoundWalk", "round_layout"]

@@ -3,7 +3,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.hdl.stepped import stepped
+from neuroflex.hdl.arithmetic import stepped
 
 __all__ = ["StreamFIFO"]
 

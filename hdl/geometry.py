@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 
 from neuroflex.config import ArchConfig
 from neuroflex.formats import CHUNK_LINES
-from neuroflex.hdl.times import times
+from neuroflex.hdl.arithmetic import times
 from neuroflex.layouts import settings_layout
 
 __all__ = ["GEOMETRY_CASES", "GEOMETRY_LATENCY", "GeometryCheck"]

@@ -5,9 +5,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.formats import LEVEL_BITS, LoadKind
-from neuroflex.hdl.stepped import stepped
-from neuroflex.layouts import broadcast_layout, load_layout
+from neuroflex.hdl.arithmetic import stepped
 from neuroflex.hdl.prefix import FastPrefix, PriorityEncoder, count_flags
+from neuroflex.layouts import broadcast_layout, load_layout
 
 __all__ = ["JoinFrontEnd", "match_layout", "retire_layout", "weighted_layout"]
 

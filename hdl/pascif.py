@@ -3,7 +3,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from neuroflex.hdl.times import times
+from neuroflex.hdl.arithmetic import times
 from neuroflex.widths import membrane_bits, signed_bits
 
 __all__ = ["PascIF"]

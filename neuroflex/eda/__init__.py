@@ -9,16 +9,16 @@ function takes text and returns text or figures; none keeps state.
 `synth_ecp5`            cell counts after Yosys for Lattice ECP5
 `synth_xilinx`          cell counts after Yosys for Xilinx 7 series
 `place_and_route_ecp5`  clock of one block, placed and routed out of context
-`TIMING_WEIGHT`         how much its placer cares for delays, by default
+`PLACER`                options of its placer, those of the build for a board too
 `path_points`           named signals along a path of nextpnr's report
 `Verilator`             the simulator's executable, headers and version
 ======================  =====================================================
 """
 
-from .place_and_route import TIMING_WEIGHT, path_points, place_and_route_ecp5
+from .place_and_route import PLACER, path_points, place_and_route_ecp5
 from .synthesis import synth_ecp5, synth_xilinx
 from .verilator import Verilator, lint
 from .verilog import to_verilog
 from .yosys import ToolError
 
-__all__ = ["TIMING_WEIGHT", "ToolError", "Verilator", "lint", "path_points", "place_and_route_ecp5", "synth_ecp5", "synth_xilinx", "to_verilog"]
+__all__ = ["PLACER", "ToolError", "Verilator", "lint", "path_points", "place_and_route_ecp5", "synth_ecp5", "synth_xilinx", "to_verilog"]

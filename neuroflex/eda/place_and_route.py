@@ -9,12 +9,13 @@ from pathlib import Path
 
 from .yosys import ToolError, flattened, run_yosys
 
-__all__ = ["TIMING_WEIGHT", "path_points", "place_and_route_ecp5"]
+__all__ = ["PLACER", "path_points", "place_and_route_ecp5"]
 
-TIMING_WEIGHT = 10      # the placer's own
+# Twice the weight of delays that is the placer's own, and exponent 1 instead of 2, so that it minds the many paths that are nearly the longest too.
+PLACER = ("--placer-heap-timingweight", "20", "--placer-heap-critexp", "1")
 
 
-def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1, timing_weight=TIMING_WEIGHT):
+def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1):
     """Place and route a block out of context on an LFE5U-85F, speed grade 6.
 
     A block has more ports than the device has pins, so shift registers stand
@@ -32,8 +33,6 @@ def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1, timing_weight=
         What the router aims at; missing it is no error.
     seed : int
         Of the placer; other seeds move the result by some per cent.
-    timing_weight : int
-        How much the placer cares for delays beside the length of wires; more takes it longer.
 
     Returns
     -------
@@ -58,7 +57,7 @@ def place_and_route_ecp5(verilog, top, *, target_mhz=100, seed=1, timing_weight=
         run_yosys(["read_verilog design.v", *flattened("harness"), "synth_ecp5 -top harness -json design.json"], cwd=folder)
         # The WebAssembly build sees the current folder only.
         done = subprocess.run([program, "--85k", "--package", "CABGA756", "--speed", "6", "--json", "design.json",
-                               "--freq", str(target_mhz), "--seed", str(seed), "--placer-heap-timingweight", str(timing_weight), "--timing-allow-fail",
+                               "--freq", str(target_mhz), "--seed", str(seed), *PLACER, "--timing-allow-fail",
                                "--lpf-allow-unconstrained", "--report", "report.json"],
                               cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
