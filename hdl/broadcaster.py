@@ -195,7 +195,7 @@ class Broadcaster(wiring.Component):
         phase = Signal(_Phase)
         layer_ends = Signal()      # the chunk being sent is the layer's last
         empty = Signal()
-        between = Signal()
+        between = Signal(init=1)   # no beat of the chunk is left: a register, for it begins the longest paths
         available = Signal()
         slot_ok = Signal()
         row_ok = Signal()
@@ -206,7 +206,6 @@ class Broadcaster(wiring.Component):
         ends = Signal()
         m.d.comb += [
             empty.eq(queue.head_lines == 0),
-            between.eq(beats_left == 0),
             available.eq(queue.head_there & (empty | lines.there)),
             # The free bits do not know of the beat that is on the bus now: if it takes a slot of this group, wait.
             slot_ok.eq(self.slot_free.bit_select(head.group, 1) & ~(bus.valid & bus.first_beat & (bus.group == head.group))),
@@ -221,7 +220,7 @@ class Broadcaster(wiring.Component):
         ]
         m.d.sync += [bus.valid.eq(first | following), blocks.eq(stepped(blocks, first & head.new_block, self.block_done))]
         with m.If(first | following):
-            m.d.sync += [bus.first_beat.eq(first), bus.last_beat.eq(last_beat),
+            m.d.sync += [between.eq(last_beat), bus.first_beat.eq(first), bus.last_beat.eq(last_beat),
                          bus.line.eq(Mux(between & empty, 0, lines.line))]
         with m.If(first):
             m.d.sync += [bus.group.eq(head.group), bus.mask.eq(queue.head_mask), layer_ends.eq(head.last_of_layer),

@@ -106,7 +106,9 @@ class ReplayQueue(wiring.Component):
         with m.If(self.again):
             m.d.sync += [next_.eq(head + self.done), front_valid.eq(0)]
         with m.Else():
-            m.d.sync += [next_.eq(next_ + self.load), front_valid.eq(self.load | front_valid & ~self.issue)]
+            m.d.sync += front_valid.eq(self.load | front_valid & ~self.issue)
+            with m.If(self.load):
+                m.d.sync += next_.eq(next_ + 1)
         return m
 
 

@@ -327,15 +327,16 @@ class JoinFrontEnd(wiring.Component):
         write, read = queue.write_port(), queue.read_port(domain="comb")
         count_bits = (self.queue_depth - 1).bit_length() + 2    # pointers are counts: see _retire
         write_count, read_count = Signal(count_bits), Signal(count_bits)
-        push, pop, valid = Signal(), Signal(), Signal()
+        push, pop = Signal(), Signal()
+        valid = Signal()        # a register: what leaves the queue goes far
         m.d.comb += [
             push.eq(stage.valid & (scanned["any0"] | scanned["any1"])),
-            valid.eq(write_count != read_count),
             write.addr.eq(write_count), write.en.eq(push), read.addr.eq(read_count),
             write.data.masks.eq(scanned["entry"]), write.data.pair.eq(stage.pair), write.data.slot.eq(stage.slot),
             write.data.bank.eq(stage.tag.bank),
         ] + [write.data[name].eq(scanned[name]) for name in ("any0", "any1", "single0", "single1")]
-        m.d.sync += [write_count.eq(write_count + push), read_count.eq(read_count + pop)]
+        m.d.sync += [write_count.eq(write_count + push), read_count.eq(read_count + pop),
+                     valid.eq(push | Mux(pop, write_count != (read_count + 1)[:count_bits], valid))]
         return read.data, valid, pop, write_count, push
 
     def _engine(self, m, entry, entry_valid, pop, engine_mask, engine_slot):
@@ -375,13 +376,12 @@ class JoinFrontEnd(wiring.Component):
                 second_weights.eq(masks.mask1), second_base.eq(masks.base1), second_single.eq(entry.single1),
                 pair.eq(entry.pair), slot.eq(entry.slot), bank.eq(entry.bank),
             ]
-        with m.Elif(pair_done):
-            m.d.sync += active.eq(0)
-        with m.Elif(issue & last):
-            m.d.sync += [second.eq(0), remaining.eq(second_weights & activations), weights.eq(second_weights),
-                         base.eq(second_base), half.eq(1), last.eq(second_single)]
         with m.Elif(issue):
-            m.d.sync += [remaining.eq(encoder.rest), last.eq(flags[1] & ~flags[2])]
+            with m.If(last):       # without a second column the rest is idle, and its registers may take anything
+                m.d.sync += [active.eq(second), second.eq(0), remaining.eq(second_weights & activations), weights.eq(second_weights),
+                             base.eq(second_base), half.eq(1), last.eq(second_single)]
+            with m.Else():
+                m.d.sync += [remaining.eq(encoder.rest), last.eq(flags[1] & ~flags[2])]
 
         # M + 1: the match is out, and its offset among the column's weights is asked for.
         match_weights, match_base = Signal(bits), Signal.like(base)
@@ -429,8 +429,8 @@ class JoinFrontEnd(wiring.Component):
             write.en.eq(stage.end), write.addr.eq(write_count), write.data.queued.eq(queued), write.data.push.eq(push), write.data.slot.eq(stage.slot),
             *(write.data[name].eq(stage.tag[name]) for name in names),
             read.addr.eq(read_count),
-            # Both are counts of pairs, at most queue_depth apart: the difference has a sign.
-            ahead.eq(finished - read.data.queued - read.data.push),
+            # Both are counts of pairs, at most queue_depth apart: the difference has a sign. One adder: finished + ~queued + ~push.
+            ahead.eq((Cat(1, finished) + Cat(~read.data.push, ~read.data.queued))[1:]),
         ]
         with m.If((write_count != read_count) & ~ahead[-1]):
             m.d.comb += [retired.valid.eq(1), *(retired[name].eq(read.data[name]) for name in ("slot", *names))]

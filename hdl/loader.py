@@ -277,7 +277,8 @@ class Loader(wiring.Component):
         busy = Signal()
         to_request = Signal(_LENGTH_BITS)
         next_address = Signal(len(self.address))
-        outstanding = Signal(_LENGTH_BITS)     # lines requested and not yet read
+        asked = Signal(_LENGTH_BITS)           # lines in accepted requests
+        arrived = Signal(_LENGTH_BITS)         # lines read
         accepted = self.request.valid & self.request.ready
         more = Signal()                        # than a burst
 
@@ -295,10 +296,14 @@ class Loader(wiring.Component):
                 m.d.sync += [self.request.valid.eq(1), self.request.payload.address.eq(next_address),
                              self.request.payload.lines.eq(Mux(more, LOAD_BURST, to_request)), next_address.eq(next_address + LOAD_BURST),
                              to_request.eq(Mux(more, to_request - LOAD_BURST, 0))]
-        m.d.sync += outstanding.eq(outstanding + Mux(accepted, self.request.payload.lines, 0) - parser.taken)
+        # Counted apart, each by an enable: readiness comes too late for a carry.
+        with m.If(accepted):
+            m.d.sync += asked.eq(asked + self.request.payload.lines)
+        with m.If(parser.taken):
+            m.d.sync += arrived.eq(arrived + 1)
 
         m.d.sync += self.finished.eq(0)
-        with m.If(busy & parser.ended & ~self.request.valid & (outstanding == 0)):
+        with m.If(busy & parser.ended & ~self.request.valid & (asked == arrived)):
             m.d.sync += [busy.eq(0), self.finished.eq(1)]
         with m.If(self.start):
             m.d.sync += [busy.eq(1), to_request.eq(self.lines), next_address.eq(self.address)]

@@ -147,10 +147,13 @@ class RowEnd(wiring.Component):
             held.eq(stepped(held, self.row_started, row_done)), waiting.eq(stepped(waiting, self.drained.valid, job_last)),
             drain_bank.eq(drain_bank + self.drained.valid),
             self.job_bank.eq(self.job_bank + job_last),
-            self.job_column.eq(Mux(job_last, 0, self.job_column + self.job_taken)),
-            columns_left.eq(Mux(job_last | ~self.job_valid, last_column, columns_left - self.job_taken)),
             result_bank.eq(result_bank + row_done),
         ]
+        # What is taken is known late: it enables, and chooses nothing.
+        with m.If(self.job_taken):
+            m.d.sync += self.job_column.eq(Mux(columns_left == 0, 0, self.job_column + 1))
+        with m.If(self.job_taken | ~self.job_valid):
+            m.d.sync += columns_left.eq(Mux((columns_left == 0) | ~self.job_valid, last_column, columns_left - 1))
         with m.If(self.row_started & ~row_done):
             m.d.sync += full.eq(held == config.row_buffers - 1)
         with m.Elif(row_done & ~self.row_started):

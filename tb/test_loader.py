@@ -338,7 +338,7 @@ def test_decoder_refuses_the_same(kind):
 FAULTS = {
     "value bases stay zero": (r"base <= \w+;", "base <= 0;"),
     "chunks are not counted in pairs": (r"pair <= \w+;", "pair <= 0;"),
-    "outstanding lines are forgotten": (r"outstanding <= \w+;", "outstanding <= 0;"),
+    "lines on their way are forgotten": (r"arrived <= \S+;", "arrived <= asked;"),
     "the last burst is as long as the others": (r"assign more = [^;]+;", "assign more = 1'h1;"),
     "wrong addresses after the first burst": (r"next_address <= (\w+);", r"next_address <= start ? \1 : next_address;"),
 }
