@@ -283,6 +283,7 @@ FAULTS = {
     "one chunk too many": (r"chunk_room <= \w+;", "chunk_room <= 1'h1;"),
     "both walks seem to be at the same chunk": (r"(?<!\w)level <= \w+;", "level <= 1'h1;"),
     "the head's lines are those of the one before": (r"head_lines <= (\w+);", r"head_lines <= head_pop ? head_lines : \1;"),
+    "every beat begins a chunk": (r"between <= (\w+);", r"between <= between | \1;"),
     "fetches too far ahead": (r"ahead != 4'h8", "ahead != 4'h9"),
 }
 

@@ -180,6 +180,7 @@ def test_join_of_wide_chunks():
 @pytest.mark.parametrize("fault", [
     ("second_single <= ", "second_single <= 1 ^ "),        # one match too many or too few in a second column
     ("started < 3'h4", "started < 3'h2"),                  # scans ahead less than it may
+    ("    valid <= ", "    valid <= valid | "),            # takes from an empty queue
     ("full <= ", "full <= 1'h0 & "),                       # never says that its slots are full
 ])
 def test_faults_are_noticed(fault):

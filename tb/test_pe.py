@@ -100,7 +100,8 @@ def test_row_end_of_two_buffers_on_cocotb():
     run(TINY.replace(name="two", row_buffers=2, columns_per_pe=4), 2, 20, engine="cocotb", covers=False)
 
 
-@pytest.mark.parametrize("fault", [("> result[", "< result["), ("job_bank + ", "job_bank - "), ("full <= ", "full <= 1'h0 & ")], ids=["max", "bank", "full"])
+@pytest.mark.parametrize("fault", [("> result[", "< result["), ("job_bank + ", "job_bank - "), ("full <= ", "full <= 1'h0 & "),
+                                   ("columns_left - 1'h1", "columns_left - 1'h0")], ids=["max", "bank", "full", "columns"])
 def test_fault_is_seen(fault):
     with pytest.raises(Mismatch):
         run(TINY, 3, 20, verilog_edit=lambda text: text.replace(*fault), covers=False)
