@@ -72,7 +72,7 @@ _XC7Z020 = {"part": "xc7z020clg400-1", "family": "xilinx", "holds": {"lut": 53_2
 
 BOARDS = {board.name: board for board in (
     Board(name="ulx3s", part="LFE5U-85F", package="CABGA381", family="ecp5", holds={"lut": 83_640, "ff": 83_640, "dsp": 156, "bram": 208},
-          besides={"lut": 1_000, "ff": 500, "dsp": 0, "bram": 65}, config=str(Path(__file__).with_name("ulx3s.toml")), clock_mhz=85, loader="ulx3s"),
+          besides={"lut": 1_000, "ff": 500, "dsp": 0, "bram": 65}, config=str(Path(__file__).with_name("ulx3s.toml")), clock_mhz=90, loader="ulx3s"),
     Board(name="pynq_z2", loader="pynq_z2", **_XC7Z020),
     Board(name="arty_z7_20", loader="arty_z7_20", **_XC7Z020),
 )}

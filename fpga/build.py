@@ -15,7 +15,7 @@ __all__ = ["STEPS", "TimingMissed", "build_ulx3s", "forget", "part_of_bitstream"
 
 STEPS = ("generate", "synthesise", "place and route", "pack", "read the bitstream back")
 NAME = "neuroflex"
-WIRE_PS = 1700                  # delay of a wire between two LUTs, for ABC: between the mean of routed ones on the longest paths, 1.2 ns, and those of high fan-out
+WIRE_PS = 1300                  # mean delay of a wire between two LUTs, as routed: 1.0 to 1.5 ns on the longest paths
 PROVED = "Networks are equivalent"     # ABC, of the logic before and after its mapping
 MEMORY_BYTES = 131_072
 _PLACED = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "bram": "DP16KD"}

@@ -103,10 +103,13 @@ class CacheBank(wiring.Component):
         m = Module()
 
         m.submodules.tags = tags = Memory(shape=data.ArrayLayout(tag_bits(config), ways), depth=sets, init=[])
-        m.submodules.states = states = Memory(shape=data.ArrayLayout(way_layout, ways), depth=sets, init=[])
+        # What is valid has a memory of its own, which can stand with the tags: only these two decide a match.
+        m.submodules.valids = valids = Memory(shape=ways, depth=sets, init=[])
+        m.submodules.states = states = Memory(shape=data.ArrayLayout(way_layout.size - 1, ways), depth=sets, init=[])
         m.submodules.victims = victims = Memory(shape=victim_layout, depth=sets, init=[])
         m.submodules.lines = lines = Memory(shape=config.chunk_bits, depth=sets * ways, init=[])
         tag_read, tag_write = tags.read_port(domain="comb"), tags.write_port(granularity=1)
+        valid_read, valid_write = valids.read_port(domain="comb"), valids.write_port()
         state_read, state_write = states.read_port(domain="comb"), states.write_port()
         victim_read, victim_write = victims.read_port(domain="comb"), victims.write_port()
         line_read, line_write = lines.read_port(), lines.write_port()
@@ -123,15 +126,15 @@ class CacheBank(wiring.Component):
                      act_set.eq(look_set), row_set.eq(act_set), deciding_set.eq(row_set)]
 
         # --- look-up -------------------------------------------------------------------------------
-        m.d.comb += [port.addr.eq(look_set) for port in (tag_read, state_read, victim_read)]
+        m.d.comb += [port.addr.eq(look_set) for port in (tag_read, valid_read, state_read, victim_read)]
         row = Signal(data.ArrayLayout(way_layout, ways))
         row_tags = Signal(data.ArrayLayout(tag_bits(config), ways))
         matches, victim = Signal(ways), Signal(ways)
         victim_way, victim_dirty = Signal(range(ways)), Signal()
-        m.d.sync += [row.eq(state_read.data), row_tags.eq(tag_read.data), victim_way.eq(victim_read.data.way),
-                     victim_dirty.eq(victim_read.data.dirty)]
+        m.d.sync += [row.eq(Cat(Cat(valid_read.data[way], state_read.data[way]) for way in range(ways))), row_tags.eq(tag_read.data),
+                     victim_way.eq(victim_read.data.way), victim_dirty.eq(victim_read.data.dirty)]
         for way in range(ways):
-            m.d.sync += [matches[way].eq(state_read.data[way].valid & (tag_read.data[way] == look_tag)),
+            m.d.sync += [matches[way].eq(valid_read.data[way] & (tag_read.data[way] == look_tag)),
                          victim[way].eq(victim_read.data.way == way)]
         m.d.comb += self.presses.eq(look[Client.FILL] & ~self.replay[Client.FILL] & victim_read.data.dirty)
 
@@ -207,9 +210,10 @@ class CacheBank(wiring.Component):
         ranked, ranking = Signal.like(row), Signal()
         m.d.sync += [ranked.eq(new_row), ranking.eq(raw_act.any())]
         m.d.comb += [
-            state_write.addr.eq(Mux(self.clear, self.clear_set, row_set)),
-            state_write.data.eq(Mux(self.clear, 0, ranked)),
-            state_write.en.eq(ranking | self.clear),
+            valid_write.data.eq(Mux(self.clear, 0, Cat(way.valid for way in ranked))),
+            *(state_write.data[way].eq(Mux(self.clear, 0, ranked[way].as_value()[1:])) for way in range(ways)),
+            *(port.addr.eq(Mux(self.clear, self.clear_set, row_set)) for port in (valid_write, state_write)),
+            *(port.en.eq(ranking | self.clear) for port in (valid_write, state_write)),
         ]
         candidates = []
         for way in range(ways):
