@@ -48,7 +48,7 @@ class QueueContract(wiring.Component):
 
     def __init__(self, never=False):
         self._never = never
-        super().__init__({name: In(1) for name in ("valid", "mark", "closed", "issue", "done", "again")})
+        super().__init__({name: In(1) for name in ("valid", "mark", "closes", "issue", "done", "again")})
 
     def elaborate(self, platform):
         m = Module()
@@ -58,11 +58,12 @@ class QueueContract(wiring.Component):
         issued = Signal(range(CLIENT_QUEUE + 1))           # operations issued since the last failure and not done
         accept, mark, turn = Signal(), Signal(), Signal()
         level = Signal(range(CLIENT_QUEUE + 1))            # operations in the queue
-        m.d.sync += level.eq(level + accept - self.done)
+        closed = Signal()                                  # told a cycle before
+        m.d.sync += [level.eq(level + accept - self.done), closed.eq(self.closes)]
         m.d.comb += [
             Assume(~ResetSignal()),
             queue.i_stream.valid.eq(self.valid), mark.eq(self.mark & ~marked), queue.i_stream.payload.eq(mark),
-            queue.closed.eq(self.closed), queue.issue.eq(self.issue), queue.done.eq(self.done), queue.again.eq(self.again),
+            queue.closes.eq(self.closes), queue.issue.eq(self.issue), queue.done.eq(self.done), queue.again.eq(self.again),
             accept.eq(queue.i_stream.valid & queue.i_stream.ready),
             turn.eq(marked & ~left & (ahead == issued)),
             # Only what is there is issued; only what was issued is done or fails, but an answered miss is both.
@@ -82,7 +83,7 @@ class QueueContract(wiring.Component):
             Assert(level <= CLIENT_QUEUE), Assert(queue.empty == (level == 0)),
             Assert(~queue.ready_to_issue | (issued < level)),
             Assert(~queue.ready_to_issue | (queue.payload == turn)),
-            Assert(~(accept & self.closed)),
+            Assert(~(accept & closed)),
         ]
         # It is offered at the latest two cycles after its turn has come.
         late = Signal(2)
