@@ -22,6 +22,7 @@ CLIENTS = len(Client)
 
 
 def _way_layout(config):
+    """A way's state; ``valid`` is its lowest bit, for it is kept in a memory of its own."""
     return data.StructLayout({"valid": 1, "dirty": 1, "priority": range(PRIORITY_MAX + 1), "age": age_bits(config)})
 
 
